@@ -1,0 +1,134 @@
+"""The database: one session, one way to write, and the same rules on SQLite and PostgreSQL.
+
+Every write happens inside `transaction()`. On SQLite that is BEGIN IMMEDIATE, because a transaction that
+starts by reading and writes later is refused when somebody else wrote in between; readers use plain BEGIN
+and see one snapshot. PostgreSQL runs READ COMMITTED; whoever decides by what was read locks the row first.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.orm import DeclarativeBase
+
+#: Names for all constraints, so that a migration can drop them on both engines.
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+#: How long a writer waits for another one on SQLite, in seconds.
+BUSY_TIMEOUT_S = 15
+
+#: Execution option that marks a connection's next transaction as a writing one.
+_WRITE = "tidings_write"
+
+
+class Model(DeclarativeBase):
+    """Base of all tables."""
+
+    metadata = sa.MetaData(naming_convention=NAMING)
+
+
+db = SQLAlchemy(model_class=Model, session_options={"expire_on_commit": False})
+
+
+def state_column(states: type[StrEnum]) -> sa.Enum:
+    """Column type of a closed set: the values as short text, the same on both engines."""
+    return sa.Enum(
+        states,
+        native_enum=False,
+        create_constraint=False,
+        length=32,
+        values_callable=lambda members: [member.value for member in members],
+    )
+
+
+#: Row numbers: 64 bits on PostgreSQL, and SQLite's own rowid, which must be called INTEGER.
+RowId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def engine_options(url: str) -> dict[str, Any]:
+    """Options of the SQLAlchemy engine for a database URL."""
+    if url.startswith("sqlite"):
+        return {"connect_args": {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}}
+    return {"pool_pre_ping": False, "pool_size": 20, "max_overflow": 40, "pool_recycle": 1800}
+
+
+@contextmanager
+def transaction() -> Iterator[None]:
+    """A write transaction: committed at the end, rolled back if the block raises.
+
+    Inside another one it joins that one, so that the outermost caller decides what is one whole.
+    What the session read before is let go first: a writing transaction must see the newest rows.
+    """
+    session = db.session()
+    if session.info.get(_WRITE):
+        yield
+        return
+    if session.in_transaction():
+        session.rollback()
+    session.info[_WRITE] = True
+    try:
+        session.connection(execution_options={_WRITE: True})
+        yield
+        session.commit()
+    except BaseException:
+        session.rollback()
+        raise
+    finally:
+        session.info.pop(_WRITE, None)
+
+
+def in_write_transaction() -> bool:
+    """Whether the current session is inside `transaction()`."""
+    return bool(db.session().info.get(_WRITE))
+
+
+def is_sqlite() -> bool:
+    """Whether the current app runs on SQLite."""
+    return db.engine.dialect.name == "sqlite"
+
+
+def lock_workspace_inbox(workspace_id: int) -> None:
+    """Let one transaction at a time give row numbers to a workspace's incoming events.
+
+    PostgreSQL gives out ids before the commit, so a reader that goes on from the last id would miss rows
+    that are committed late. SQLite has one writer anyway. Held until the transaction ends.
+    """
+    if not is_sqlite():
+        db.session.execute(
+            sa.select(sa.func.pg_advisory_xact_lock(sa.cast(_INBOX_LOCK, sa.Integer), workspace_id))
+        )
+
+
+#: First half of the advisory lock's key: "inbox" as a number nobody else uses.
+_INBOX_LOCK = 0x1B0C
+
+
+@event.listens_for(Engine, "connect")
+def _configure_sqlite(dbapi_connection: Any, _record: Any) -> None:
+    if not isinstance(dbapi_connection, sqlite3.Connection):
+        return
+    dbapi_connection.isolation_level = None  # SQLAlchemy's "begin" below says BEGIN, not the driver
+    cursor = dbapi_connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "temp_store=MEMORY"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000}")
+    cursor.close()
+
+
+@event.listens_for(Engine, "begin")
+def _begin_sqlite(connection: Connection) -> None:
+    if connection.dialect.name == "sqlite":
+        writing = connection.get_execution_options().get(_WRITE)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")

@@ -1,0 +1,44 @@
+"""The tables: what is kept, in which unit, and which rules the database itself enforces.
+
+Times are integer Unix milliseconds. Ids of rows are numbers; what the outside sees are UUIDs
+(`public_id` columns, or `ids.public_id` for the large tables).
+"""
+
+from app.models.attempt import Attempt, AttemptEntry
+from app.models.connection import Connection, Direction
+from app.models.control_message import ControlOut, ControlReceived, ControlState
+from app.models.delivery import Delivery
+from app.models.event import Event, EventStatus
+from app.models.idempotency import IdempotencyKey
+from app.models.instance import Instance, SigningKey
+from app.models.peer import Peer, PeerKey
+from app.models.stream import Stream, StreamGap
+from app.models.subscription import Subscription
+from app.models.token import Token
+from app.models.workspace import Member, Role, User, Workspace
+
+__all__ = [
+    "Attempt",
+    "AttemptEntry",
+    "Connection",
+    "ControlOut",
+    "ControlReceived",
+    "ControlState",
+    "Delivery",
+    "Direction",
+    "Event",
+    "EventStatus",
+    "IdempotencyKey",
+    "Instance",
+    "Member",
+    "Peer",
+    "PeerKey",
+    "Role",
+    "SigningKey",
+    "Stream",
+    "StreamGap",
+    "Subscription",
+    "Token",
+    "User",
+    "Workspace",
+]

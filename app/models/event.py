@@ -1,0 +1,60 @@
+"""Events, ours and those of peers: the signed text itself, and what is needed to find it."""
+
+from enum import StrEnum
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database import Model, RowId, state_column
+from app.models.connection import Direction
+
+
+class EventStatus(StrEnum):
+    """An outgoing event sums its deliveries up; an incoming one is always DELIVERED."""
+
+    PENDING = "pending"  #: some delivery is open
+    DELIVERED = "delivered"  #: all arrived; or, incoming: stored and acknowledged
+    PARTIAL = "partial"  #: none is open, some arrived and some did not
+    DEAD = "dead"  #: none is open and none arrived
+    UNSUBSCRIBED = "unsubscribed"  #: nobody was subscribed, or all deliveries were withdrawn
+
+
+class Event(Model):
+    """One signed event."""
+
+    __tablename__ = "event"
+    __table_args__ = (
+        #: A peer sends an event again when it lost our ack; the pair makes the second one a duplicate.
+        #: For outgoing events connection_id is null and the index only finds them.
+        sa.UniqueConstraint("message_id", "connection_id"),
+        #: One event under one number of an incoming stream.
+        sa.UniqueConstraint("stream_id", "sequence"),
+        sa.Index(None, "workspace_id", "id"),
+        sa.Index(None, "workspace_id", "direction", "id"),
+        sa.Index(None, "workspace_id", "event_type", "id"),
+        sa.Index(None, "workspace_id", "status", "id"),
+        sa.Index(None, "connection_id", "id"),
+        sa.Index(None, "workspace_id", "created_at"),
+    )
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    workspace_id: Mapped[int] = mapped_column(sa.ForeignKey("workspace.id"))
+    direction: Mapped[Direction] = mapped_column(state_column(Direction))
+    #: Incoming: the connection that it came over. Outgoing: null, see its deliveries.
+    connection_id: Mapped[int | None] = mapped_column(sa.ForeignKey("connection.id"))
+    message_id: Mapped[str] = mapped_column(sa.String(36))
+    event_type: Mapped[str] = mapped_column(sa.String(255))
+    #: JCS (RFC 8785) of the message without `signature`: the signing input after its first two lines.
+    body: Mapped[str] = mapped_column(sa.Text)
+    signature: Mapped[str] = mapped_column(sa.Text)
+    key_id: Mapped[str] = mapped_column(sa.String(64))
+    #: Base64 SHA-256 of the signing input.
+    digest: Mapped[str] = mapped_column(sa.String(44))
+    #: `timestamp` of the message, ms.
+    timestamp: Mapped[int] = mapped_column(sa.BigInteger)
+    #: Incoming: epoch and number under which it came (null outside the stream).
+    stream_id: Mapped[int | None] = mapped_column(sa.ForeignKey("stream.id"))
+    sequence: Mapped[int | None] = mapped_column(sa.BigInteger)
+    status: Mapped[EventStatus] = mapped_column(state_column(EventStatus))
+    #: When it was published or stored here, ms.
+    created_at: Mapped[int] = mapped_column(sa.BigInteger)
