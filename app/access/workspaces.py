@@ -1,0 +1,61 @@
+"""Workspaces: parts of the organisation, each with its own connections, events and tokens."""
+
+import re
+import uuid
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from app import clock
+from app.database import db, transaction
+from app.models import Workspace
+from app.protocol.errors import NotFound, invalid
+
+#: Slug of the first workspace, which requests without `toWorkspace` reach.
+DEFAULT_SLUG = "default"
+
+_SLUG = re.compile(r"[a-z0-9-]{1,64}")
+
+
+def create(slug: str, name: str | None = None, *, is_default: bool = False) -> Workspace:
+    """Make a workspace. Commits. Raises InvalidRequest for a slug that is none or is taken."""
+    if not _SLUG.fullmatch(slug):
+        raise invalid("/slug", "a slug has 1 to 64 characters of a-z, 0-9 and -")
+    if name is not None and not 1 <= len(name) <= 200:
+        raise invalid("/name", "a workspace's name has 1 to 200 characters")
+    with transaction():
+        if _find(slug) is not None:
+            raise invalid("/slug", f"there is a workspace {slug} already", "taken")
+        workspace = Workspace(
+            public_id=str(uuid.uuid4()),
+            slug=slug,
+            name=name or slug,
+            is_default=is_default,
+            created_at=clock.now_ms(),
+        )
+        db.session.add(workspace)
+    return workspace
+
+
+def by_slug(slug: str) -> Workspace:
+    """The workspace with this slug. Raises NotFound."""
+    workspace = _find(slug)
+    if workspace is None:
+        raise NotFound(f"there is no workspace {slug}")
+    return workspace
+
+
+def ensure_default() -> Workspace:
+    """The default workspace, made if there is none yet. Commits."""
+    with transaction():
+        workspace = db.session.scalar(sa.select(Workspace).where(Workspace.is_default))
+        return workspace or create(DEFAULT_SLUG, is_default=True)
+
+
+def list_workspaces() -> Sequence[Workspace]:
+    """All workspaces, by slug."""
+    return db.session.scalars(sa.select(Workspace).order_by(Workspace.slug)).all()
+
+
+def _find(slug: str) -> Workspace | None:
+    return db.session.scalar(sa.select(Workspace).where(Workspace.slug == slug))
