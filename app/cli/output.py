@@ -1,0 +1,198 @@
+"""What commands print, and how they end.
+
+Data goes to stdout: a table for people, or with `-o json` one JSON document, the same that the API call
+answers. All else goes to stderr. An error is one line that says what to do next, and the exit code tells
+its kind.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Any, NoReturn, TypeVar
+
+import click
+import orjson
+import sqlalchemy as sa
+from flask.cli import AppGroup
+
+from app.errors import RemoteError
+from app.protocol.errors import InvalidRequest, NotFound, Problem
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Exit(IntEnum):
+    """Exit codes of all commands."""
+
+    OK = 0  #: done
+    FAILED = 1  #: not done
+    USAGE = 2  #: the command line, or a value in it, cannot be right
+    NOT_FOUND = 3  #: what was named is not there
+    REFUSED = 4  #: the other instance said no
+
+
+class Failure(click.ClickException):
+    """The end of a command: one line on stderr and an exit code."""
+
+    def __init__(self, message: str, exit_code: Exit = Exit.FAILED) -> None:
+        super().__init__(" ".join(message.split()))
+        self.exit_code = exit_code
+
+
+#: What to do after an error of this code; commands add nothing where the detail says it already.
+NEXT_STEPS: Mapping[str, str] = {
+    "connection_exists": "`flask connection list` shows it; --replace asks to replace an open one.",
+    "invalid_state": "`flask connection show ID` and `flask subscription list` tell the present state.",
+    "subscription_exists": "`flask subscription list` shows it.",
+    "not_found": "The `list` commands show what there is; --workspace chooses another workspace.",
+    "remote_unreachable": "Check the address, that the instance runs, and that "
+    "FEDERATION_ALLOWED_NETWORKS names its network if it is a private one.",
+    "remote_invalid": "Check that the address is the BASE_URL of a Tidings instance.",
+    "rate_limited": "Wait and try again.",
+    "overloaded": "Wait and try again; `flask doctor` tells what is missing.",
+    "internal_error": "The log has the cause; `flask doctor` checks the instance.",
+    "invalid_request": "--help shows what is allowed.",
+    "too_large": "Send less at once; GET /api/v1/federation/instance shows the limits.",
+    "key_untrusted": "`flask connection show ID` shows the fingerprints; compare them with the other side.",
+}
+
+_DEFAULT_STEP = "`flask doctor` checks this instance."
+
+
+def failure_of(problem: Problem, exit_code: Exit | None = None) -> Failure:
+    """The line and the exit code for a refusal of our own services."""
+    fields = "; ".join(f"{error.pointer}: {error.detail}" for error in problem.errors)
+    said = problem.detail or fields or problem.title
+    if fields and fields not in said and problem.errors[0].detail not in said:
+        said = f"{said} ({fields})"
+    step = NEXT_STEPS.get(problem.code, _DEFAULT_STEP)
+    return Failure(f"{_sentence(said)} {step}", exit_code or _exit_of(problem))
+
+
+def refused(said: str, step: str = "Ask the people of the other instance.") -> NoReturn:
+    """End the command because the other instance said no."""
+    raise Failure(f"{_sentence(said)} {step}", Exit.REFUSED)
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Turn what services and the database raise into a Failure."""
+    try:
+        yield
+    except Problem as problem:
+        raise failure_of(problem) from problem
+    except (sa.exc.OperationalError, sa.exc.ProgrammingError) as error:
+        if "no such table" in str(error.orig) or "UndefinedTable" in type(error.orig).__name__:
+            raise Failure("The database has no tables yet. Run `flask init` first.") from error
+        raise Failure(f"The database cannot be used: {error.orig}. `flask doctor` tells more.") from error
+
+
+class Command(click.Command):
+    """A command whose errors are one line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with errors_in_one_line():
+            return super().invoke(ctx)
+
+
+class Group(AppGroup):
+    """A group of commands that run in the app's context and whose errors are one line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with errors_in_one_line():
+            return super().invoke(ctx)
+
+
+def output_option(command: F) -> F:
+    """Add `-o table|json`, given to the command as `output`."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        show_default=True,
+        help="A table for people, or one JSON document.",
+    )(command)
+
+
+def workspace_option(command: F) -> F:
+    """Add `--workspace SLUG`, given to the command as `workspace`."""
+    return click.option(
+        "--workspace", metavar="SLUG", default="default", show_default=True, help="The workspace to work in."
+    )(command)
+
+
+def print_one(document: Mapping[str, Any], output: str) -> None:
+    """Print one thing: its members line by line, or the document."""
+    if output == "json":
+        _print_json(document)
+        return
+    width = max((len(name) for name in document), default=0)
+    for name, value in document.items():
+        click.echo(f"{name:<{width}}  {_cell(value)}".rstrip())
+
+
+def print_list(document: Mapping[str, Any], columns: Sequence[str], output: str) -> None:
+    """Print a list `{"data": [...]}`: the named members as columns, or the document."""
+    if output == "json":
+        _print_json(document)
+        return
+    rows = [[_cell(row.get(column)) for column in columns] for row in document["data"]]
+    print_rows(columns, rows)
+    if not rows:
+        note("Nothing is here.")
+    if document.get("hasMore"):
+        note(f"There are more: --cursor {document['nextCursor']}")
+
+
+def print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under their headings, each column as wide as its longest cell."""
+    if not rows:
+        return
+    headings = [_heading(column) for column in columns]
+    widths = [max(len(row[n]) for row in (headings, *rows)) for n in range(len(columns))]
+    for row in (headings, *rows):
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def note(message: str) -> None:
+    """Say something that is not data, on stderr."""
+    click.echo(message, err=True)
+
+
+def one_page(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A list that is always whole, in the form of all lists."""
+    return {"data": list(rows), "nextCursor": None, "hasMore": False}
+
+
+def _print_json(document: Mapping[str, Any]) -> None:
+    click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (dict, list)):
+        return orjson.dumps(value).decode() if value else "-"
+    # Remote text must not move the cursor or colour the terminal of whoever reads the list.
+    return "".join(c if c.isprintable() else "·" for c in str(value))
+
+
+def _heading(column: str) -> str:
+    """remoteName -> REMOTE NAME."""
+    return "".join(f" {c}" if c.isupper() else c for c in column).upper()
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _exit_of(problem: Problem) -> Exit:
+    if isinstance(problem, NotFound):
+        return Exit.NOT_FOUND
+    if isinstance(problem, RemoteError):
+        return Exit.FAILED
+    return Exit.USAGE if isinstance(problem, InvalidRequest) else Exit.FAILED
