@@ -1,0 +1,1 @@
+"""Coming in: what peers send, checked, stored once, counted and acknowledged."""

@@ -1,0 +1,1 @@
+"""Going out: what our own software publishes, on its way to the peers that subscribed."""
