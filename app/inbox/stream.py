@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from app.clock import now_ms
 from app.database import db
 from app.inbox.ranges import Coverage, Range, cover, holes
-from app.models import Connection, Direction, Stream, StreamGap
+from app.models import Direction, Stream, StreamGap
 from app.protocol.canonical import loads
 from app.protocol.errors import RateLimited
 
@@ -18,6 +18,9 @@ MAX_AHEAD = 10_000
 
 #: How long an epoch lasts at least before we take another one, ms (§6).
 EPOCH_MIN_MS = 10_000
+
+#: Most ranges beyond `contiguous` that are kept; gaps without end would grow the row without end.
+MAX_RANGES = 10_000
 
 #: Reason that `missing` gives for numbers that nobody has accounted for.
 NOT_COME = "missing"
@@ -47,21 +50,21 @@ def stream_of_epoch(connection_id: int, epoch: str) -> Stream | None:
     )
 
 
-def open_stream(connection: Connection, epoch: str) -> Stream:
+def open_stream(connection_id: int, epoch: str) -> Stream:
     """The incoming stream with this epoch, made if it is new.
 
     Raises RateLimited if the current epoch is younger than 10 s: a peer that restarts its counter faster
     than that would make us keep rows without end.
     """
-    found = stream_of_epoch(connection.id, epoch)
+    found = stream_of_epoch(connection_id, epoch)
     if found is not None:
         return found
     now = now_ms()
-    last = current_stream(connection.id)
+    last = current_stream(connection_id)
     if last is not None and now < last.created_at + EPOCH_MIN_MS:
         raise RateLimited("the last epoch began less than 10 s ago", retry_after_s=EPOCH_MIN_MS // 1000)
     stream = Stream(
-        connection_id=connection.id,
+        connection_id=connection_id,
         direction=Direction.INCOMING,
         epoch=epoch,
         head_sequence=0,
@@ -102,6 +105,8 @@ def fill_ranges(stream: Stream, more: list[Range]) -> None:
     if not more:
         return
     covered = cover(coverage_of(stream), more)
+    if len(covered.ranges) > MAX_RANGES:
+        raise RateLimited("too many holes in the stream", retry_after_s=60)
     stream.contiguous = covered.contiguous
     stream.ranges = "[" + ",".join(f"[{first},{last}]" for first, last in covered.ranges) + "]"
     note_head(stream, covered.highest)
@@ -114,6 +119,16 @@ def note_head(stream: Stream, head_sequence: int) -> None:
         stream.hole_since = None
     elif stream.hole_since is None:
         stream.hole_since = now_ms()
+
+
+def gap_told(connection_id: int, epoch: str, from_sequence: int, to_sequence: int, reason: str) -> None:
+    """The peer says that it will not send these numbers, both included, of this epoch, and why."""
+    fill(open_stream(connection_id, epoch), from_sequence, to_sequence, reason)
+
+
+def head_told(connection_id: int, epoch: str, head_sequence: int, _oldest_sequence: int) -> None:
+    """The peer says how far it has counted in this epoch, so that a lost tail is found too."""
+    note_head(open_stream(connection_id, epoch), head_sequence)
 
 
 def missing(stream: Stream) -> list[tuple[int, int, str]]:

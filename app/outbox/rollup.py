@@ -1,0 +1,63 @@
+"""Roll-up: the status of an outgoing event sums its deliveries up, in the transaction that changed one."""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from app.database import db, is_sqlite
+from app.models import Delivery, Event, EventStatus
+from app.protocol.states import DeliveryState
+
+#: Events of one statement; SQLite takes 32,766 parameters.
+_PAGE = 5_000
+
+_EVENT = Event.__table__
+_DELIVERY = Delivery.__table__
+
+
+def _any(*states: DeliveryState) -> sa.ColumnElement[bool]:
+    return sa.exists().where(_DELIVERY.c.event_id == _EVENT.c.id, _DELIVERY.c.state.in_(states))
+
+
+def _literal(status: EventStatus) -> sa.ColumnElement[EventStatus]:
+    return sa.literal(status, _EVENT.c.status.type)
+
+
+_IDS = sa.bindparam("ids", expanding=True)
+
+_SUM_UP = (
+    sa.update(_EVENT)
+    .where(_EVENT.c.id.in_(_IDS))
+    .values(
+        status=sa.case(
+            (_any(DeliveryState.PENDING, DeliveryState.SENDING), _literal(EventStatus.PENDING)),
+            (
+                _any(DeliveryState.DELIVERED),
+                sa.case(
+                    (_any(DeliveryState.DEAD), _literal(EventStatus.PARTIAL)),
+                    else_=_literal(EventStatus.DELIVERED),
+                ),
+            ),
+            (_any(DeliveryState.DEAD), _literal(EventStatus.DEAD)),
+            else_=_literal(EventStatus.UNSUBSCRIBED),
+        )
+    )
+)
+
+_LOCK = sa.select(_EVENT.c.id).where(_EVENT.c.id.in_(_IDS)).order_by(_EVENT.c.id).with_for_update()
+
+
+def sum_up(event_ids: Sequence[int]) -> None:
+    """Bring the events' status in line with their deliveries. Called inside `transaction()`.
+
+    The rows are locked by a statement of its own first: two drains that finish one event at the same time
+    must each see what the other one committed, and on PostgreSQL a statement sees what was committed
+    before it began.
+    """
+    connection = db.session.connection()
+    ids = sorted(set(event_ids))
+    for start in range(0, len(ids), _PAGE):
+        page = {"ids": ids[start : start + _PAGE]}
+        if not is_sqlite():
+            connection.execute(_LOCK, page).all()
+        connection.execute(_SUM_UP, page)
