@@ -1,0 +1,1 @@
+"""What runs in the background: jobs (thin: ids in, a stage called), the worker and the scheduler."""

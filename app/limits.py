@@ -1,0 +1,108 @@
+"""Rate limits: token buckets in Redis, one script call each.
+
+A bucket holds as many tokens as its window allows (a second's or a minute's worth) and fills evenly. Whoever
+takes more than is there is told to the second when there will be enough. If Redis is away everybody passes:
+refusing all would turn a hiccup of the cache into an outage.
+"""
+
+import logging
+import math
+import time
+from typing import NamedTuple, cast
+
+import redis
+from flask import current_app
+
+from app.protocol.errors import RateLimited
+from app.queue import redis_client
+
+log = logging.getLogger(__name__)
+
+#: How often a failure of Redis is logged, in seconds.
+_LOG_EVERY_S = 60.0
+
+# KEYS[1] bucket; ARGV: tokens it holds, tokens a millisecond, tokens wanted. Time is the server's, so that
+# all web processes agree. Answers {1 taken | 0 refused, tokens left, milliseconds until there are enough}.
+# A cost above the bucket's size is taken from a full one, which then is in debt: else it could never pass.
+_SCRIPT = """
+local size, rate, cost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local kept = redis.call('HMGET', KEYS[1], 'tokens', 'at')
+local passed = math.max(0, now - (tonumber(kept[2]) or now))
+local tokens = math.min(size, (tonumber(kept[1]) or size) + passed * rate)
+local wanted = math.min(cost, size)
+if tokens < wanted then
+  return {0, math.floor(math.max(0, tokens)), math.ceil((wanted - tokens) / rate)}
+end
+tokens = tokens - cost
+redis.call('HSET', KEYS[1], 'tokens', tostring(tokens), 'at', now)
+redis.call('PEXPIRE', KEYS[1], math.ceil((size - tokens) / rate) + 1000)
+return {1, math.floor(math.max(0, tokens)), 0}
+"""
+
+
+class Allowance(NamedTuple):
+    """What is left of a bucket after a check."""
+
+    bucket: str
+    #: Tokens a window, and the window in seconds.
+    limit: int
+    window_s: int
+    remaining: int
+    #: Seconds until the refused cost would pass; 0 if it passed.
+    retry_after_s: int
+
+    def headers(self) -> dict[str, str]:
+        """RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers)."""
+        reset_s = self.retry_after_s or math.ceil((self.limit - self.remaining) * self.window_s / self.limit)
+        return {
+            "RateLimit": f'"{self.bucket}";r={self.remaining};t={reset_s}',
+            "RateLimit-Policy": f'"{self.bucket}";q={self.limit};w={self.window_s}',
+        }
+
+
+class LimitExceeded(RateLimited):
+    """Too much for one bucket; carries what the headers say."""
+
+    def __init__(self, allowance: Allowance) -> None:
+        super().__init__(
+            f"More than {allowance.limit} in {allowance.window_s} s ({allowance.bucket}).",
+            retry_after_s=allowance.retry_after_s,
+        )
+        self.allowance = allowance
+
+
+def check(
+    bucket: str, key: str, cost: int = 1, *, per_second: int | None = None, per_minute: int | None = None
+) -> Allowance:
+    """Take `cost` tokens from the bucket of `key` (a token, an instance, an address).
+
+    bucket: its name, shown to whoever is limited. Give one of per_second and per_minute.
+    Raises LimitExceeded, a RateLimited.
+    """
+    limit, window_s = (per_second, 1) if per_second is not None else (cast(int, per_minute), 60)
+    try:
+        taken, remaining, wait_ms = _run(f"tidings:limit:{bucket}:{key}", limit, window_s, cost)
+    except redis.RedisError as error:
+        _log_once(error)
+        return Allowance(bucket, limit, window_s, limit, 0)
+    allowance = Allowance(bucket, limit, window_s, remaining, math.ceil(wait_ms / 1000))
+    if not taken:
+        raise LimitExceeded(allowance)
+    return allowance
+
+
+def _run(key: str, limit: int, window_s: int, cost: int) -> tuple[int, int, int]:
+    """Run the script; its text is sent only when the server does not know it yet."""
+    script = current_app.extensions.get("tidings-limits")
+    if script is None:
+        script = current_app.extensions["tidings-limits"] = redis_client().register_script(_SCRIPT)
+    return cast(tuple[int, int, int], script(keys=[key], args=[limit, repr(limit / window_s / 1000), cost]))
+
+
+def _log_once(error: redis.RedisError) -> None:
+    last = current_app.extensions.get("tidings-limits-logged", -_LOG_EVERY_S)
+    if time.monotonic() - last >= _LOG_EVERY_S:
+        current_app.extensions["tidings-limits-logged"] = time.monotonic()
+        log.warning("limits.unavailable", extra={"error": str(error)})
