@@ -1,0 +1,204 @@
+"""Connections as they are shown, and where their streams stand."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.orm import selectinload
+from sqlalchemy.orm.strategy_options import joinedload
+
+from app.database import db
+from app.federation import identity
+from app.models import Connection, Delivery, Direction, Peer, PeerKey, Stream, StreamGap
+from app.protocol.errors import NotFound
+from app.protocol.keys import KeyStatus, pairing_code
+from app.protocol.states import ConnectionStatus, DeliveryState
+from app.reports.details import WAITING_CAP, ConnectionDetails, MissingRange, StreamDetails
+from app.reports.paging import ListKey, Page, check_limit, cut, read_cursor, write_cursor
+from app.reports.times import rfc3339
+
+#: Connections that have not ended.
+OPEN = (ConnectionStatus.ACTIVE, ConnectionStatus.SUSPENDED)
+
+#: Gaps shown of a stream at most, newest first in the database, ascending in the answer.
+_GAPS_SHOWN = 1_000
+
+
+def sends_now() -> sa.ColumnElement[bool]:
+    """Whether a connection's queue moves, as SQL: what `held` deliveries wait for is the opposite."""
+    return sa.and_(
+        Connection.status == ConnectionStatus.ACTIVE,
+        Connection.paused_outgoing.is_(False),
+        Connection.key_review.is_(False),
+        Connection.hold_code.is_(None),
+    )
+
+
+def is_visible() -> sa.ColumnElement[bool]:
+    """A stranger's request is shown to nobody before the document that it claims bore it out."""
+    return sa.or_(Connection.direction == Direction.OUTGOING, Connection.checked_at.is_not(None))
+
+
+def connection_row(workspace_id: int, public_id: str) -> Connection:
+    """The connection with this id in the workspace. Raises NotFound."""
+    connection: Connection | None = db.session.scalar(
+        _with_peer(sa.select(Connection))
+        .where(Connection.workspace_id == workspace_id, Connection.public_id == public_id, is_visible())
+        .execution_options(populate_existing=True)
+    )
+    if connection is None:
+        raise NotFound("There is no such connection in this workspace.")
+    return connection
+
+
+def row_number(workspace_id: int, public_id: str) -> int | None:
+    """The connection's row number, or None if this workspace has no such connection: a filter matches nothing then."""
+    return db.session.scalar(
+        sa.select(Connection.id).where(
+            Connection.workspace_id == workspace_id, Connection.public_id == public_id, is_visible()
+        )
+    )
+
+
+def get_connection_details(workspace_id: int, public_id: str) -> ConnectionDetails:
+    """One connection. Raises NotFound."""
+    return connection_details(connection_row(workspace_id, public_id))
+
+
+def list_connections(
+    workspace_id: int, *, status: str | None = None, limit: int = 50, cursor: str | None = None
+) -> Page[ConnectionDetails]:
+    """Connections, newest first. Raises InvalidCursor."""
+    key = ListKey("connections", workspace_id, {"status": status})
+    after = read_cursor(key, cursor)
+    query = _with_peer(sa.select(Connection)).where(Connection.workspace_id == workspace_id, is_visible())
+    if status is not None:
+        query = query.where(Connection.status == ConnectionStatus(status))
+    if after is not None:
+        query = query.where(Connection.id < after[0])
+    query = query.order_by(Connection.id.desc()).limit(check_limit(limit) + 1)
+    rows, more = cut(db.session.scalars(query).all(), limit)
+    waiting = _waiting([row.id for row in rows])
+    details = [_details(row, waiting[row.id]) for row in rows]
+    return Page(details, write_cursor(key, [rows[-1].id]) if more else None, more)
+
+
+def connection_details(connection: Connection) -> ConnectionDetails:
+    """How a connection is shown."""
+    return _details(connection, _waiting([connection.id])[connection.id])
+
+
+def streams_of(connection_id: int, direction: Direction) -> StreamDetails:
+    """The counters of the current epoch of one direction; all zero before there is one.
+
+    `missing` of the incoming side: holes, and numbers that the sender gave up or we did. Of the outgoing
+    side: numbers that we gave up.
+    """
+    stream = db.session.scalar(
+        sa.select(Stream)
+        .where(Stream.connection_id == connection_id, Stream.direction == direction)
+        .order_by(Stream.id.desc())
+        .limit(1)
+    )
+    if stream is None:
+        return StreamDetails(streamEpoch=None, contiguous=0, headSequence=0, missing=[])
+    missing = _told_gaps(stream.id)
+    if direction is Direction.INCOMING:
+        missing += _holes(stream)
+    return StreamDetails(
+        streamEpoch=stream.epoch,
+        contiguous=stream.contiguous,
+        headSequence=stream.head_sequence,
+        missing=sorted(missing, key=lambda gap: gap["fromSequence"]),
+    )
+
+
+def _with_peer(query: sa.Select[Any]) -> sa.Select[Any]:
+    return query.options(
+        joinedload(Connection.peer).options(selectinload(Peer.keys)), joinedload(Connection.workspace)
+    )
+
+
+def _waiting(connection_ids: Sequence[int]) -> dict[int, int]:
+    """Deliveries that wait, by connection; counted in the index alone, and no further than WAITING_CAP."""
+    return {connection_id: _count_waiting(connection_id) for connection_id in connection_ids}
+
+
+def _count_waiting(connection_id: int) -> int:
+    total = 0
+    for state in (DeliveryState.PENDING, DeliveryState.SENDING):
+        some = (
+            sa.select(sa.literal(1))
+            .select_from(Delivery)
+            .where(Delivery.connection_id == connection_id, Delivery.state == state)
+            .limit(WAITING_CAP)
+            .subquery()
+        )
+        total += db.session.scalar(sa.select(sa.func.count()).select_from(some)) or 0
+    return min(total, WAITING_CAP)
+
+
+def _details(connection: Connection, waiting: int) -> ConnectionDetails:
+    peer = connection.peer
+    fingerprint = _fingerprint(peer)
+    return ConnectionDetails(
+        id=connection.public_id,
+        wireConnectionId=connection.wire_connection_id,
+        workspaceId=connection.workspace.public_id,
+        direction=connection.direction.value,
+        remoteInstanceId=peer.instance_id if peer else connection.claimed_instance_id,
+        remoteName=peer.name if peer else None,
+        remoteUrl=peer.base_url if peer else connection.claimed_base_url,
+        remoteWorkspace=connection.remote_workspace_slug or connection.to_workspace,
+        status=connection.status.value,
+        suspendedBy=_suspended_by(connection),
+        keyReview=connection.key_review,
+        fingerprint=fingerprint,
+        pairingCode=pairing_code(identity.local_instance().fingerprint, fingerprint) if fingerprint else None,
+        verifiedAt=rfc3339(connection.verified_at),
+        note=connection.note,
+        reason=connection.reason,
+        version=connection.version,
+        features=orjson.loads(connection.features),
+        clockSkewMs=connection.clock_skew_ms,
+        lastReceivedAt=rfc3339(connection.last_received_at),
+        lastDeliveredAt=rfc3339(connection.last_delivered_at),
+        waiting=waiting,
+        createdAt=rfc3339(connection.created_at),
+        updatedAt=rfc3339(connection.updated_at),
+    )
+
+
+def _suspended_by(connection: Connection) -> Any:
+    if connection.suspended_by_me:
+        return "both" if connection.suspended_by_peer else "me"
+    return "peer" if connection.suspended_by_peer else None
+
+
+def _fingerprint(peer: Peer | None) -> str | None:
+    """Of the key that the peer signs with; of the last one that it had if none is active."""
+    keys: list[PeerKey] = peer.keys if peer else []
+    active = [key for key in keys if key.status == KeyStatus.ACTIVE] or keys
+    return active[-1].fingerprint if active else None
+
+
+def _told_gaps(stream_id: int) -> list[MissingRange]:
+    rows = db.session.execute(
+        sa.select(StreamGap.from_sequence, StreamGap.to_sequence, StreamGap.reason)
+        .where(StreamGap.stream_id == stream_id)
+        .order_by(StreamGap.from_sequence.desc())
+        .limit(_GAPS_SHOWN)
+    )
+    return [MissingRange(fromSequence=low, toSequence=high, reason=reason) for low, high, reason in rows]
+
+
+def _holes(stream: Stream) -> list[MissingRange]:
+    """Between what came in one piece, what came beyond it, and the head."""
+    missing: list[MissingRange] = []
+    expected = stream.contiguous + 1
+    for low, high in [*orjson.loads(stream.ranges), [stream.head_sequence + 1, stream.head_sequence]]:
+        if low > expected:
+            missing.append(MissingRange(fromSequence=expected, toSequence=low - 1, reason="missing"))
+        expected = max(expected, high + 1)
+    return missing

@@ -1,0 +1,171 @@
+"""Deliveries as they are shown: the list, an event's own with their attempts, and dead letters by cause."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.database import db
+from app.models import Attempt as AttemptRow
+from app.models import AttemptEntry, Connection, Delivery, Event
+from app.models.ids import IdKind, public_id
+from app.protocol.states import DeliveryState
+from app.reports.connections import row_number, sends_now
+from app.reports.details import Attempt, DeadGroup, DeliveryDetails, EventDelivery
+from app.reports.paging import ListKey, Page, check_limit, cut, read_cursor, write_cursor
+from app.reports.times import rfc3339
+
+#: Of an answer this much is shown, bytes.
+MAX_RESPONSE_BYTES = 16_384
+
+#: A pending delivery that waits for nothing but its turn or its next attempt has that time to show.
+_OPEN = (DeliveryState.PENDING, DeliveryState.SENDING)
+
+
+def list_deliveries(
+    workspace_id: int,
+    *,
+    status: str | None = None,
+    connection_id: str | None = None,
+    event_type: str | None = None,
+    limit: int = 50,
+    cursor: str | None = None,
+) -> Page[DeliveryDetails]:
+    """The workspace's deliveries, newest first.
+
+    status: as shown: `held` are the pending ones of connections that do not send now, `pending` the rest.
+    connection_id: public id; one that is not of this workspace matches nothing.
+
+    Raises InvalidCursor, InvalidRequest for a limit outside 1-200, ValueError for an unknown status.
+    """
+    filters = {"status": status, "connectionId": connection_id, "eventType": event_type}
+    key = ListKey("deliveries", workspace_id, filters)
+    after = read_cursor(key, cursor)
+    query = _shown().where(Delivery.workspace_id == workspace_id)
+    if connection_id is not None:
+        query = query.where(Delivery.connection_id == row_number(workspace_id, connection_id))
+    if event_type is not None:
+        query = query.where(Delivery.event_type == event_type)
+    if status is not None:
+        query = query.where(*_has_status(status))
+    if after is not None:
+        query = query.where(Delivery.id < after[0])
+    query = query.order_by(Delivery.id.desc()).limit(check_limit(limit) + 1)
+    rows, more = cut(db.session.execute(query).all(), limit)
+    data = [_details(row) for row in rows]
+    return Page(data, write_cursor(key, [rows[-1].id]) if more else None, more)
+
+
+def deliveries_of_event(event_id: int) -> list[EventDelivery]:
+    """An event's deliveries in the order in which they were made, each with its attempts."""
+    rows = db.session.execute(_shown().where(Delivery.event_id == event_id).order_by(Delivery.id)).all()
+    attempts = _attempts(rows)
+    return [EventDelivery(**{**_details(row), "attempts": attempts[row.id]}) for row in rows]  # type: ignore[typeddict-item]
+
+
+def list_dead_groups(workspace_id: int) -> list[DeadGroup]:
+    """Dead letters counted by connection and error, the largest group first."""
+    number = sa.func.count().label("number")
+    rows = db.session.execute(
+        sa.select(Connection.public_id, Delivery.error_code, number)
+        .join(Connection, Connection.id == Delivery.connection_id)
+        .where(Delivery.workspace_id == workspace_id, Delivery.state == DeliveryState.DEAD)
+        .group_by(Connection.public_id, Delivery.error_code)
+        .order_by(number.desc(), Connection.public_id, Delivery.error_code)
+    )
+    return [DeadGroup(connectionId=connection, error=error, count=count) for connection, error, count in rows]
+
+
+def _has_status(status: str) -> list[sa.ColumnElement[bool]]:
+    if status == "held":
+        return [Delivery.state == DeliveryState.PENDING, sa.not_(sends_now())]
+    if status == "pending":
+        return [Delivery.state == DeliveryState.PENDING, sends_now()]
+    return [Delivery.state == DeliveryState(status)]
+
+
+def _shown() -> sa.Select[Any]:
+    return (
+        sa.select(
+            Delivery.id,
+            Delivery.event_type,
+            Delivery.state,
+            Delivery.sequence,
+            Delivery.error_code,
+            Delivery.attempts,
+            Delivery.attempt_id,
+            Delivery.trigger,
+            Delivery.next_attempt_at,
+            Delivery.created_at,
+            Delivery.delivered_at,
+            Event.message_id,
+            Connection.public_id.label("connection"),
+            Connection.retry_at,
+            sends_now().label("sends"),
+        )
+        .join(Event, Event.id == Delivery.event_id)
+        .join(Connection, Connection.id == Delivery.connection_id)
+    )
+
+
+def _details(row: sa.Row[Any]) -> DeliveryDetails:
+    held = row.state is DeliveryState.PENDING and not row.sends
+    due = row.state in _OPEN and not held
+    return DeliveryDetails(
+        id=public_id(IdKind.DELIVERY, row.id),
+        messageId=row.message_id,
+        connectionId=row.connection,
+        eventType=row.event_type,
+        status="held" if held else row.state.value,
+        sequence=row.sequence,
+        error=row.error_code,
+        attempts=row.attempts,
+        # A connection that fails waits as a whole, whatever the row itself says.
+        nextAttemptAt=rfc3339(max(row.next_attempt_at, row.retry_at)) if due else None,
+        createdAt=rfc3339(row.created_at),
+        deliveredAt=rfc3339(row.delivered_at),
+    )
+
+
+def _attempts(deliveries: Sequence[sa.Row[Any]]) -> dict[int, list[Attempt]]:
+    """By delivery: the attempts that have an entry, and the latest, which has none if it ended the delivery."""
+    found: dict[int, dict[int, Attempt]] = {row.id: {} for row in deliveries}
+    entries = sa.select(AttemptEntry, AttemptRow).join(AttemptRow, AttemptRow.id == AttemptEntry.attempt_id)
+    for entry, row in db.session.execute(entries.where(AttemptEntry.delivery_id.in_(found))):
+        code, detail = entry.error_code, entry.error_detail
+        found[entry.delivery_id][row.id] = _attempt(row, entry.number, entry.trigger, code, detail)
+    latest = {row.attempt_id: None for row in deliveries if row.attempt_id is not None}
+    rows = {
+        row.id: row
+        for row in db.session.scalars(sa.select(AttemptRow).where(AttemptRow.id.in_(latest)))
+    }
+    for delivery in deliveries:
+        row = rows.get(delivery.attempt_id)
+        if row is not None and row.id not in found[delivery.id]:
+            found[delivery.id][row.id] = _attempt(row, delivery.attempts, delivery.trigger, None, None)
+    return {
+        delivery_id: sorted(attempts.values(), key=lambda attempt: attempt["number"])
+        for delivery_id, attempts in found.items()
+    }
+
+
+def _attempt(
+    row: AttemptRow, number: int, trigger: Any, error_code: str | None, error_detail: str | None
+) -> Attempt:
+    answer = row.response_body if row.response_body is not None else row.ack
+    return Attempt(
+        number=number,
+        trigger=trigger,
+        startedAt=rfc3339(row.started_at),
+        durationMs=row.duration_ms,
+        statusCode=row.status_code,
+        errorCode=error_code or row.error_code,
+        errorDetail=error_detail or row.error_detail,
+        batchId=row.batch_id,
+        responseBody=None if answer is None else _first(answer, MAX_RESPONSE_BYTES),
+    )
+
+
+def _first(text: str, size: int) -> str:
+    """The text's first `size` bytes, no character cut in two."""
+    return text.encode("utf-8", "replace")[:size].decode("utf-8", "ignore")

@@ -1,0 +1,196 @@
+"""The shapes in which this instance's own people and scripts see things: API, command line and pages alike.
+
+Names and values are a contract (camelCase, RFC 3339 times, UUIDs). They are typed dictionaries, so that a list
+of two hundred costs no objects, and the API's document is made from these same types.
+"""
+
+from typing import Any, Literal, NotRequired
+
+from typing_extensions import TypedDict
+
+from app.models import EventStatus
+from app.protocol.states import ConnectionStatus
+
+#: Rows counted for `waiting` at most; beyond it the number says "this many or more".
+WAITING_CAP = 100_000
+
+DirectionText = Literal["incoming", "outgoing"]
+#: A connection's status as shown; the same words as inside.
+ConnectionStatusText = Literal[
+    "requested", "pending", "active", "suspended", "disconnected", "rejected", "expired"
+]
+#: `pending` covers the inside's `requested`: asked, and not answered yet.
+SubscriptionStatusText = Literal["pending", "active", "rejected", "revoked", "cancelled", "expired"]
+#: `held` is a pending delivery whose connection does not send now.
+DeliveryStatusText = Literal["pending", "sending", "held", "delivered", "dead", "withdrawn"]
+EventStatusText = Literal["pending", "delivered", "partial", "dead", "unsubscribed"]
+
+
+class ConnectionDetails(TypedDict):
+    """One connection, as this side sees it."""
+
+    id: str
+    wireConnectionId: str
+    workspaceId: str
+    direction: DirectionText
+    remoteInstanceId: str | None
+    remoteName: str | None
+    remoteUrl: str | None
+    remoteWorkspace: str | None
+    status: ConnectionStatusText
+    suspendedBy: Literal["me", "peer", "both"] | None
+    keyReview: bool
+    fingerprint: str | None
+    pairingCode: str | None
+    verifiedAt: str | None
+    note: str | None
+    reason: str | None
+    version: str | None
+    features: list[str]
+    clockSkewMs: int | None
+    lastReceivedAt: str | None
+    lastDeliveredAt: str | None
+    waiting: int
+    createdAt: str
+    updatedAt: str
+
+
+class SubscriptionDetails(TypedDict):
+    """One subscription; `direction` is that of its events."""
+
+    id: str
+    workspaceId: str
+    connectionId: str
+    eventType: str
+    direction: DirectionText
+    filter: None
+    metadata: dict[str, Any]
+    status: SubscriptionStatusText
+    isActive: bool
+    leaseExpiresAt: str | None
+    createdAt: str
+    updatedAt: str
+
+
+class DeliveryDetails(TypedDict):
+    """One event on its way to one connection."""
+
+    id: str
+    messageId: str
+    connectionId: str
+    eventType: str
+    status: DeliveryStatusText
+    sequence: int | None
+    error: str | None
+    attempts: int
+    nextAttemptAt: str | None
+    createdAt: str
+    deliveredAt: str | None
+
+
+class Attempt(TypedDict):
+    """One request that carried a delivery."""
+
+    number: int
+    trigger: Literal["auto", "manual", "replay"]
+    startedAt: str
+    durationMs: int
+    statusCode: int | None
+    errorCode: str | None
+    errorDetail: str | None
+    batchId: str
+    responseBody: str | None
+
+
+class EventDelivery(TypedDict):
+    """A delivery of an event, with its attempts in order instead of their number."""
+
+    id: str
+    messageId: str
+    connectionId: str
+    eventType: str
+    status: DeliveryStatusText
+    sequence: int | None
+    error: str | None
+    attempts: list[Attempt]
+    nextAttemptAt: str | None
+    createdAt: str
+    deliveredAt: str | None
+
+
+class EventMessageDetails(TypedDict):
+    """One event, ours or a peer's."""
+
+    id: str
+    workspaceId: str
+    connectionId: str | None
+    messageType: Literal["EVENT"]
+    direction: DirectionText
+    messageId: str
+    correlationId: None
+    eventType: str
+    payload: dict[str, Any]
+    status: EventStatusText
+    sequence: int | None
+    error: str | None
+    createdAt: str
+    deliveredAt: str | None
+    signature: str
+    keyId: str
+    #: Only where one event is shown.
+    deliveries: NotRequired[list[EventDelivery]]
+
+
+class DeadGroup(TypedDict):
+    """Dead letters of one connection that died of the same error."""
+
+    connectionId: str
+    error: str | None
+    count: int
+
+
+class MissingRange(TypedDict):
+    """Numbers of a stream that did not come, both ends included, and why."""
+
+    fromSequence: int
+    toSequence: int
+    reason: str
+
+
+class StreamDetails(TypedDict):
+    """One direction's counters."""
+
+    streamEpoch: str | None
+    contiguous: int
+    headSequence: int
+    missing: list[MissingRange]
+
+
+class ConnectionStreams(TypedDict):
+    """Both directions' counters."""
+
+    incoming: StreamDetails
+    outgoing: StreamDetails
+
+
+class ListEnd(TypedDict):
+    """How every list ends."""
+
+    nextCursor: str | None
+    hasMore: bool
+
+
+class Check(TypedDict):
+    """One thing that must be right for the instance to work."""
+
+    name: str
+    ok: bool
+    detail: str
+    #: What to do about it; empty while all is well.
+    fix: str
+
+
+#: Kept beside the words above, so that a new state cannot be forgotten here.
+CONNECTION_STATUSES: tuple[str, ...] = tuple(ConnectionStatus)
+EVENT_STATUSES: tuple[str, ...] = tuple(EventStatus)
+
