@@ -1,0 +1,126 @@
+"""`flask demo`: starts the two instances, tells the story, stays until it is stopped, leaves nothing."""
+
+import signal
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import click
+from flask.cli import with_appcontext
+
+from app.cli.demo.instances import DemoInstance, Folder, StoryBroken, free_ports
+from app.cli.demo.story import WORKSPACE, tell_story
+from app.cli.output import Command, Failure
+from app.config import is_loopback, settings
+
+#: Ports of alpha and beta where they are free.
+PORTS = (8101, 8102)
+
+#: What ends the demo. All of them end it in the same, clean way.
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class _Stopped(BaseException):
+    """Somebody asked the demo to end."""
+
+
+@click.command(cls=Command)
+@click.option("--once", is_flag=True, help="Tell the story, check it, clean up, and end with 0 or 1.")
+@with_appcontext
+def demo(once: bool) -> None:
+    """Run two real instances on this machine and tell what happens between them.
+
+    They listen on 127.0.0.1 (ports 8101 and 8102, others where these are taken), keep everything in
+    DATA_DIR/demo, and stay until Ctrl-C, which removes them again.
+    """
+    if not is_loopback(settings().base_url):
+        raise Failure(
+            f"The demo calls private addresses, so it does not run beside {settings().base_url}. "
+            "Unset BASE_URL, or run it on another machine."
+        )
+    with _until_stopped():
+        try:
+            _run(once)
+        except StoryBroken as broken:
+            raise Failure(f"The demo went wrong: {broken}. `flask doctor` checks this machine.") from broken
+
+
+def _run(once: bool) -> None:
+    folder = Folder(settings().data_dir / "demo" / uuid.uuid4().hex[:8])
+    ports = free_ports(PORTS)
+    pair = [DemoInstance(name, folder, port) for name, port in zip(("alpha", "beta"), ports, strict=True)]
+    try:
+        _start(pair)
+        tell_story(*pair, tell=click.echo)
+        if once:
+            click.echo("\nAll of this was checked. Cleaning up.")
+        else:
+            _say_what_to_try(*pair)
+            signal.pause()
+    finally:
+        _clean_up(pair, folder)
+
+
+def _start(pair: list[DemoInstance]) -> None:
+    click.echo("Two instances on this machine, each with its own database, keys and processes.")
+    for instance in pair:
+        started = time.monotonic()
+        instance.make()
+        instance.start()
+        instance.flask("workspace", "create", WORKSPACE)
+        instance.token = instance.flask(
+            "token", "create", "--workspace", WORKSPACE, "--name", "the demo's story"
+        )["token"]
+        instance.wait_ready()
+        click.echo(
+            f"   {instance.name:<6} {instance.base_url}  instance {instance.made['instanceId']}  "
+            f"(ready after {time.monotonic() - started:.1f} s, process group {instance.process_group()})"
+        )
+
+
+def _say_what_to_try(alpha: DemoInstance, beta: DemoInstance) -> None:
+    click.echo("\nNow it is your turn: the workspace `default` of both is empty.")
+    for instance in (alpha, beta):
+        click.echo(f"   {instance.name:<6} {instance.base_url}   API, described at {instance.base_url}/api/docs")
+        click.echo(f"          token of `default`  {instance.made['token']}")
+        click.echo(f"          token of `{WORKSPACE}`    {instance.token}")
+    api = f"{alpha.base_url}/api/v1/federation"
+    publish = '{"eventType":"task.created","payload":{"title":"Mine"}}'
+    click.echo(
+        "\nThree commands to try:\n"
+        f"   curl -s -H 'Authorization: Bearer {alpha.token}' {api}/connections\n"
+        f"   curl -s -H 'Authorization: Bearer {alpha.token}' -H 'Content-Type: application/json' "
+        f"-d '{publish}' {api}/events/publish\n"
+        f"   DATA_DIR={beta.data_dir} BASE_URL={beta.base_url} flask event list --workspace {WORKSPACE}\n"
+        "\nA console in the browser is not there yet. Ctrl-C stops both and removes everything."
+    )
+
+
+def _clean_up(pair: list[DemoInstance], folder: Folder) -> None:
+    """End all processes, then remove the folder. A second Ctrl-C does not cut it short."""
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    for instance in pair:
+        instance.ask_to_stop()
+    for instance in pair:
+        instance.stop()
+    folder.remove()
+
+
+@contextmanager
+def _until_stopped() -> Iterator[None]:
+    """Let the ending signals raise _Stopped, and end quietly when it comes."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise _Stopped
+
+    before = {number: signal.signal(number, stop) for number in _ENDING}
+    try:
+        yield
+    except _Stopped:
+        click.echo("\nStopped; nothing is left.", err=True)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

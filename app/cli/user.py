@@ -1,0 +1,42 @@
+"""`flask user`: people who sign in."""
+
+import click
+
+from app.access import users
+from app.cli.lookup import workspace_named
+from app.cli.output import Group, note, output_option, print_one, workspace_option
+from app.models import Role
+
+
+@click.group(cls=Group)
+def user() -> None:
+    """Make users."""
+
+
+@user.command()
+@click.argument("email")
+@workspace_option
+@click.option(
+    "--role", type=click.Choice(list(Role)), default=Role.OPERATOR, show_default=True, help="What they may do."
+)
+@click.option(
+    "--password-stdin", is_flag=True, help="Read the password from stdin (12 characters or more); else one is made up."
+)
+@output_option
+def create(email: str, workspace: str, role: str, password_stdin: bool, output: str) -> None:
+    """Make the user EMAIL with a role in a workspace. A password that is made up is shown once."""
+    password = click.get_text_stream("stdin").readline().rstrip("\n") if password_stdin else None
+    place = workspace_named(workspace)
+    row, secret = users.create(email, password, workspace_id=place.id, role=Role(role))
+    print_one(
+        {
+            "id": row.public_id,
+            "email": row.email,
+            "workspace": place.slug,
+            "role": role,
+            "password": None if password_stdin else secret,
+        },
+        output,
+    )
+    if not password_stdin:
+        note("Keep the password now; it is not shown again.")
