@@ -1,0 +1,14 @@
+"""With whom we talk: our identity, the peers, connections with them, and what is subscribed to.
+
+    identity       who we are, and what we sign with
+    peers          who they are, and which of their keys we trust
+    lifecycle      the moves of a connection that both sides cause
+    connections    what our people do: preview, initiate, accept, suspend, resume, disconnect, verify
+    requests       connection requests of others, from the first byte until a person sees them
+    subscriptions  which event types flow, as subscriber and as publisher
+    controls       our control messages: numbered, signed, queued
+    sending        our control messages on their way, one at a time, in order
+    answers        what their answers change here
+    receiving      their control messages: repeats, numbers, and what each one does
+    consequences   what outbox and inbox do about all that; they plug in from above
+"""

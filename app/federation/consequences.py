@@ -1,0 +1,38 @@
+"""Consequences: what the stages of an event's way do when an agreement changes.
+
+The packages that send and receive events stand above this one and know it; this one must not know them. So
+they plug in from above, once, when the app is made (`app.jobs.plug`), and are called by what happened here.
+Each is called inside the transaction of the change, so that cause and effect are one whole.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consequences:
+    """Who is told what; every argument is a row number, a wire value, or Unix ms."""
+
+    #: (connection_id): fewer types may be sent over the connection than before.
+    grants_shrank: Callable[[int], object]
+    #: (connection_id): the connection has ended.
+    connection_closed: Callable[[int], object]
+    #: (connection_id, epoch, from_sequence, to_sequence, reason): the peer will not send these numbers.
+    gap_told: Callable[[int, str, int, int, str], object]
+    #: (connection_id, epoch, head_sequence, oldest_sequence): how far the peer has counted.
+    head_told: Callable[[int, str, int, int], object]
+
+
+_plugged: list[Consequences] = []
+
+
+def plug(consequences: Consequences) -> None:
+    """Say who is told. The last call counts."""
+    _plugged[:] = [consequences]
+
+
+def plugged() -> Consequences:
+    """Who is told. Raises LookupError if nobody plugged in, which is a mistake in putting the app together."""
+    if not _plugged:
+        raise LookupError("nobody is told what follows; the app was not put together")
+    return _plugged[0]

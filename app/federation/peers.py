@@ -1,0 +1,411 @@
+"""Peers: who they say they are, which keys of theirs are pinned, and how a new key becomes trusted.
+
+A document is read from a peer in one place (`fetch_peer_document`), and is worth nothing before its own
+signature, address and time were checked. What it says is then pinned (`pin`), or, for a peer that is pinned
+already, only what a chain of vouches leads to is taken over (`adopt_key`).
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import orjson
+import sqlalchemy as sa
+
+from app import clock
+from app.config import settings
+from app.database import db, transaction
+from app.errors import RemoteInvalid, RemoteUnreachable
+from app.federation import identity, outside
+from app.models import Connection, Peer, PeerKey
+from app.protocol.canonical import check_message, loads
+from app.protocol.errors import AuthenticationFailed, KeyUntrusted, Problem
+from app.protocol.keys import (
+    KeyRecord,
+    KeyStatus,
+    load_public_key,
+    may_sign_message,
+    may_sign_transport,
+    trusted_records,
+)
+from app.protocol.messages import InstanceDocument, parse_instance_document
+from app.protocol.signing import Kind, verify
+from app.protocol.states import ConnectionStatus
+from app.transport import peer_api
+from app.transport.errors import TransportError
+
+log = logging.getLogger(__name__)
+
+#: A document is refused if it claims to be valid for longer than this (§2).
+MAX_VALIDITY_MS = 86_400_000 + 300_000
+#: A document is read for an unknown key at most once in this time (§9).
+KEY_LOOKUP_EVERY_MS = 10_000
+#: Connections that are open, or may become so.
+LIVE = (
+    ConnectionStatus.REQUESTED,
+    ConnectionStatus.PENDING,
+    ConnectionStatus.ACTIVE,
+    ConnectionStatus.SUSPENDED,
+)
+OPEN = (ConnectionStatus.ACTIVE, ConnectionStatus.SUSPENDED)
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedDocument:
+    """An instance document whose signature, address and validity were checked, and how it came."""
+
+    document: InstanceDocument
+    text: str  #: as it was sent
+    clock_skew_ms: int  #: serverTime minus our clock half-way through the call
+    latency_ms: int
+    read_at: int
+
+    @property
+    def active_key(self) -> KeyRecord:
+        """The key in use."""
+        return next(record for record in self.document.keys if record.status is KeyStatus.ACTIVE)
+
+
+class PinnedKey(NamedTuple):
+    """A key of a pinned or claimed peer."""
+
+    record: KeyRecord
+    peer_id: int
+
+
+def fetch_peer_document(base_url: str) -> FetchedDocument:
+    """Read and check the document at an origin. No transaction may be open: it waits for somebody else's server.
+
+    Raises RemoteUnreachable if no answer came, RemoteInvalid if it is no document of this protocol, is not
+    signed by the key that it calls active, speaks of another origin, or is out of date.
+    """
+    started_ms = clock.now_ms()
+    try:
+        raw, answer = peer_api.fetch_document(outside.client(), base_url)
+    except TransportError as error:
+        raise RemoteUnreachable(f"{base_url}: {error.detail}", reason=error.code) from error
+    if answer.status != 200:
+        raise RemoteInvalid(f"{base_url} answers {answer.status} instead of an instance document.")
+    read_at = clock.now_ms()
+    try:
+        document = _read_document(raw)
+    except Problem as problem:
+        raise RemoteInvalid(f"The document at {base_url} is not valid: {problem.detail}") from problem
+    _check_document(document, base_url, read_at)
+    middle_ms = started_ms + (read_at - started_ms) // 2
+    return FetchedDocument(
+        document, raw.decode(), document.server_time - middle_ms, answer.duration_ms, read_at
+    )
+
+
+def keys_of(instance_id: str, key_id: str) -> list[PinnedKey]:
+    """The keys of this name over all peers that have this instanceId, the newest peer first."""
+    rows = db.session.scalars(
+        sa.select(PeerKey)
+        .join(Peer, Peer.id == PeerKey.peer_id)
+        .where(PeerKey.key_id == key_id, Peer.instance_id == instance_id)
+        .order_by(Peer.id.desc())
+    )
+    return [PinnedKey(record_of(row), row.peer_id) for row in rows]
+
+
+def message_key(peer_ids: Iterable[int], key_id: str) -> KeyRecord | None:
+    """The pinned key of this name of one of these peers, whatever its status; None if there is none."""
+    row = db.session.scalar(
+        sa.select(PeerKey)
+        .where(PeerKey.key_id == key_id, PeerKey.peer_id.in_(list(peer_ids)))
+        .order_by(PeerKey.peer_id.desc())
+        .limit(1)
+    )
+    return None if row is None else record_of(row)
+
+
+def signing_key(peer_ids: Iterable[int], key_id: str, timestamp_ms: int) -> KeyRecord:
+    """The pinned key that may have signed a message of that time.
+
+    Raises AuthenticationFailed if it is unknown or §2 bars it. A batch entry is told `key_untrusted` instead:
+    see `message_key`.
+    """
+    record = message_key(peer_ids, key_id)
+    if record is None or not may_sign_message(record, timestamp_ms):
+        raise AuthenticationFailed(f"the key {key_id} may not sign this message")
+    return record
+
+
+def pinned_records(peer_id: int) -> list[KeyRecord]:
+    """All pinned keys of a peer, the oldest first."""
+    rows = db.session.scalars(sa.select(PeerKey).where(PeerKey.peer_id == peer_id).order_by(PeerKey.id))
+    return [record_of(row) for row in rows]
+
+
+def record_of(key: PeerKey) -> KeyRecord:
+    """The row as the pure value."""
+    return KeyRecord(
+        key_id=key.key_id,
+        algorithm=key.algorithm,
+        public_key_pem=key.public_key_pem,
+        fingerprint=key.fingerprint,
+        status=key.status,
+        not_before=key.not_before,
+        not_after=key.not_after,
+        revoked_at=key.revoked_at,
+        vouch_by=key.vouch_by,
+        vouch_signature=key.vouch_signature,
+    )
+
+
+def active_key(peer: Peer) -> KeyRecord | None:
+    """The pinned key in use of a peer; None only for a peer that broke its own rules."""
+    return next((r for r in pinned_records(peer.id) if r.status is KeyStatus.ACTIVE), None)
+
+
+def features_of(peer: Peer) -> frozenset[str]:
+    """What the peer's document lists, as last read."""
+    return frozenset(orjson.loads(peer.document).get("features", ()))
+
+
+def pin(fetched: FetchedDocument) -> Peer:
+    """The peer row of this document, inside the caller's transaction.
+
+    A row of the same instanceId and origin is used again if the document's active key is one of its pinned
+    keys or reached from them by vouches; else this is somebody else, or a peer that lost its keys, and gets a
+    row of its own.
+    """
+    document = fetched.document
+    for peer in _rows_of(document.instance_id, document.base_url):
+        if _takes_over(peer, fetched):
+            return peer
+    _log_conflict(document)
+    peer = Peer(
+        instance_id=document.instance_id,
+        base_url=document.base_url,
+        name=document.name,
+        created_at=clock.now_ms(),
+        document=fetched.text,
+        document_read_at=fetched.read_at,
+        max_event_bytes=0,
+        max_batch_events=0,
+        max_request_bytes=0,
+    )
+    _note_document(peer, fetched)
+    db.session.add(peer)
+    db.session.flush()
+    write_keys(peer.id, document.keys)
+    return peer
+
+
+def write_keys(peer_id: int, records: Sequence[KeyRecord]) -> None:
+    """Add or update pinned keys, inside the caller's transaction. Whether they are trusted was decided before."""
+    rows = {row.key_id: row for row in db.session.scalars(sa.select(PeerKey).where(PeerKey.peer_id == peer_id))}
+    for record in records:
+        row = rows.get(record.key_id)
+        if row is None:
+            row = PeerKey(peer_id=peer_id, key_id=record.key_id)
+            db.session.add(row)
+        row.algorithm = record.algorithm
+        row.public_key_pem = record.public_key_pem
+        row.fingerprint = record.fingerprint
+        row.status = record.status
+        row.not_before = record.not_before
+        row.not_after = record.not_after
+        row.revoked_at = record.revoked_at
+        row.vouch_by = record.vouch_by
+        row.vouch_signature = record.vouch_signature
+    db.session.flush()
+
+
+def adopt_key(instance_id: str, key_id: str) -> list[PinnedKey]:
+    """Look for an unknown key in the documents of the peers that have this instanceId (§2).
+
+    What a chain of vouches leads to becomes pinned. Returned are the keys of that name that are pinned now.
+    Commits; no transaction may be open. Each document is read at most once in 10 s.
+    """
+    for peer in _live_peers(instance_id):
+        fetched = _look_again(peer)
+        if fetched is None:
+            continue
+        with transaction():
+            trusted = trusted_records(instance_id, pinned_records(peer.id), fetched.document.keys)
+            if trusted:
+                write_keys(peer.id, trusted)
+                log.info(
+                    "peer.keys_adopted",
+                    extra={"peer_id": peer.id, "key_ids": [record.key_id for record in trusted]},
+                )
+    return keys_of(instance_id, key_id)
+
+
+def untrusted_keys(instance_id: str, key_id: str) -> list[PinnedKey]:
+    """Keys of that name that only the documents as last read have, and no vouch leads to (§9 `key_untrusted`)."""
+    found = []
+    for peer in _live_peers(instance_id):
+        pinned = {record.key_id for record in pinned_records(peer.id)}
+        records = {r.key_id: r for r in _document_of(peer).keys}
+        if key_id in records and key_id not in pinned:
+            found.append(PinnedKey(records[key_id], peer.id))
+    return found
+
+
+def require_review(peer_id: int) -> None:
+    """Flag the peer's live connections: it signs with a key that nobody vouched for. Commits."""
+    with transaction():
+        flagged = db.session.scalars(
+            sa.update(Connection)
+            .where(
+                Connection.peer_id == peer_id,
+                Connection.status.in_(LIVE),
+                Connection.key_review.is_(False),
+            )
+            .values(key_review=True, updated_at=clock.now_ms())
+            .returning(Connection.id)
+        ).all()
+    if flagged:
+        log.warning("connection.key_review", extra={"peer_id": peer_id, "connection_ids": list(flagged)})
+
+
+def refresh(peer_id: int) -> None:
+    """Read the peer's document again: name, features, limits and trusted keys. Commits; raises RemoteError."""
+    peer = db.session.get_one(Peer, peer_id)
+    fetched = fetch_peer_document(peer.base_url)
+    if fetched.document.instance_id != peer.instance_id:
+        raise RemoteInvalid(f"{peer.base_url} is now the instance {fetched.document.instance_id}.")
+    with transaction():
+        peer = db.session.get_one(Peer, peer_id, populate_existing=True)
+        if not _takes_over(peer, fetched):
+            log.warning("peer.keys_differ", extra={"peer_id": peer_id, "base_url": peer.base_url})
+
+
+def is_blocked(instance_id: str, base_url: str | None = None) -> bool:
+    """Whether the setting FEDERATION_BLOCKED names the instance or its origin."""
+    blocked = settings().federation_blocked
+    return bool(blocked) and (instance_id in blocked or base_url in blocked)
+
+
+def key_that_signed(records: Iterable[PinnedKey]) -> list[PinnedKey]:
+    """Those of the keys that may sign requests."""
+    return [key for key in records if may_sign_transport(key.record)]
+
+
+def barred(record: KeyRecord | None, timestamp_ms: int) -> KeyUntrusted | None:
+    """Why a batch entry signed by this key is refused for now (§2); None if the key may have signed it."""
+    if record is None or not may_sign_message(record, timestamp_ms):
+        return KeyUntrusted()
+    return None
+
+
+def _read_document(raw: bytes) -> InstanceDocument:
+    value = loads(raw)
+    check_message(value)
+    document = parse_instance_document(value)
+    active = [record for record in document.keys if record.status is KeyStatus.ACTIVE]
+    if len(active) != 1:
+        raise AuthenticationFailed("a document has exactly one active key")
+    signed_by = next((r for r in document.keys if r.key_id == document.key_id), None)
+    if signed_by is None or not may_sign_transport(signed_by):
+        raise AuthenticationFailed("the document is not signed by a key of its own")
+    verify(Kind.INSTANCE, value, load_public_key(signed_by.public_key_pem))
+    return document
+
+
+def _check_document(document: InstanceDocument, base_url: str, now_ms: int) -> None:
+    if document.base_url != base_url:
+        raise RemoteInvalid(f"The document at {base_url} says that it is of {document.base_url}.")
+    if not now_ms - 300_000 <= document.valid_until <= now_ms + MAX_VALIDITY_MS:
+        raise RemoteInvalid(f"The document at {base_url} is out of date, or claims to be valid too long.")
+    if not set(identity.VERSIONS) & set(document.versions):
+        raise RemoteInvalid(f"{base_url} speaks only {', '.join(document.versions)} of this protocol.")
+
+
+def _rows_of(instance_id: str, base_url: str) -> Sequence[Peer]:
+    return db.session.scalars(
+        sa.select(Peer)
+        .where(Peer.instance_id == instance_id, Peer.base_url == base_url)
+        .order_by(Peer.id.desc())
+    ).all()
+
+
+def _live_peers(instance_id: str) -> Sequence[Peer]:
+    live = sa.select(Connection.peer_id).where(Connection.status.in_(LIVE))
+    return db.session.scalars(
+        sa.select(Peer).where(Peer.instance_id == instance_id, Peer.id.in_(live)).order_by(Peer.id.desc())
+    ).all()
+
+
+def _takes_over(peer: Peer, fetched: FetchedDocument) -> bool:
+    """Take over name, limits and trusted keys, if the document is this pinned peer's; else change nothing."""
+    pinned = pinned_records(peer.id)
+    trusted = trusted_records(peer.instance_id, pinned, fetched.document.keys)
+    known = {record.key_id: record.fingerprint for record in (*pinned, *trusted)}
+    key = fetched.active_key
+    if known.get(key.key_id) != key.fingerprint:
+        return False
+    write_keys(peer.id, trusted)
+    _note_document(peer, fetched)
+    return True
+
+
+def _note_document(peer: Peer, fetched: FetchedDocument) -> None:
+    limits = fetched.document.limits
+    peer.name = fetched.document.name
+    peer.document = fetched.text
+    peer.document_read_at = fetched.read_at
+    peer.max_event_bytes = limits.max_event_bytes
+    peer.max_batch_events = limits.max_batch_events
+    peer.max_request_bytes = limits.max_request_bytes
+    peer.clock_skew_ms = fetched.clock_skew_ms
+
+
+def _look_again(peer: Peer) -> FetchedDocument | None:
+    """The peer's document, read now; None if it was read less than 10 s ago or cannot be read."""
+    now_ms = clock.now_ms()
+    with transaction():
+        mine = db.session.scalar(
+            sa.update(Peer)
+            .where(
+                Peer.id == peer.id,
+                sa.or_(Peer.key_lookup_at.is_(None), Peer.key_lookup_at <= now_ms - KEY_LOOKUP_EVERY_MS),
+            )
+            .values(key_lookup_at=now_ms)
+            .returning(Peer.id)
+        )
+    if mine is None:
+        return None
+    try:
+        fetched = fetch_peer_document(peer.base_url)
+    except (RemoteInvalid, RemoteUnreachable) as error:
+        log.info("peer.document_unread", extra={"peer_id": peer.id, "detail": error.detail})
+        return None
+    if fetched.document.instance_id != peer.instance_id:
+        return None
+    with transaction():
+        db.session.execute(
+            sa.update(Peer)
+            .where(Peer.id == peer.id)
+            .values(document=fetched.text, document_read_at=fetched.read_at)
+        )
+    return fetched
+
+
+def _document_of(peer: Peer) -> InstanceDocument:
+    """The document as last read; it was verified then."""
+    db.session.refresh(peer)
+    return parse_instance_document(orjson.loads(peer.document))
+
+
+def _log_conflict(document: InstanceDocument) -> None:
+    others = db.session.scalars(
+        sa.select(Peer.base_url).where(
+            Peer.instance_id == document.instance_id,
+            Peer.id.in_(sa.select(Connection.peer_id).where(Connection.status.in_(OPEN))),
+        )
+    ).all()
+    if others:
+        log.warning(
+            "peer.identity_conflict",
+            extra={
+                "instance_id": document.instance_id,
+                "base_url": document.base_url,
+                "pinned": sorted(set(others)),
+            },
+        )
