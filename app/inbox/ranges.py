@@ -44,17 +44,6 @@ def cover(coverage: Coverage, more: Iterable[Range]) -> Coverage:
     return Coverage(contiguous, tuple(merged))
 
 
-def runs(numbers: Iterable[int]) -> list[Range]:
-    """Ascending numbers as ranges: 1, 2, 3, 7 are (1, 3) and (7, 7)."""
-    found: list[Range] = []
-    for number in numbers:
-        if found and number == found[-1][1] + 1:
-            found[-1] = (found[-1][0], number)
-        else:
-            found.append((number, number))
-    return found
-
-
 def holes(coverage: Coverage, head: int) -> list[Range]:
     """The numbers up to `head` that are not accounted for, as ranges."""
     found: list[Range] = []

@@ -1,0 +1,303 @@
+"""Claim: take the next batch of a connection, number what is new, and write the request's body.
+
+First what has a number already, by number; then what is new, by row number. Rows that cannot be sent any
+more are finished on the way: too old, too large for the peer, or covered by no grant. Called inside
+`transaction()` with the connection's lease held, which also locks the connection's row.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import sqlalchemy as sa
+
+from app.database import db
+from app.models import Delivery, Direction, Event, Subscription
+from app.outbox import finish
+from app.outbox.epochs import Counter, advance, current_counter
+from app.outbox.target import Target
+from app.protocol.event_types import covering_patterns
+from app.protocol.states import DeliveryState, SubscriptionStatus
+
+#: An event that was not acknowledged after 7 days is a dead letter (§8), ms.
+MAX_AGE_MS = 7 * 86_400_000
+
+#: How often a claim looks again after a page on which nothing could be sent.
+_MAX_PAGES = 10
+
+#: Bytes of a batch around its events, and around each of them.
+_ENVELOPE_BYTES = len(
+    b'{"batchId":"","connectionId":"","streamEpoch":"","events":[]}'
+) + 3 * len("00000000-0000-0000-0000-000000000000")
+_ENTRY_BYTES = len(b'{"sequence":9007199254740991,"event":},')
+#: `,"signature":""` of an event's wire form.
+_SIGNATURE_BYTES = len(',"signature":""')
+
+_DELIVERY = Delivery.__table__
+_EVENT = Event.__table__
+_SUBSCRIPTION = Subscription.__table__
+
+
+class Entry(NamedTuple):
+    """A delivery of a batch."""
+
+    delivery_id: int
+    event_id: int
+    sequence: int
+    message_id: str
+    digest: str
+    #: Which try this is, from 1.
+    number: int
+    refusals: int
+    trigger: str
+    timestamp: int
+
+
+class Batch(NamedTuple):
+    """One request: its id, its stream, what it carries, and its body."""
+
+    batch_id: str
+    stream_id: int
+    epoch: str
+    epoch_since: int
+    entries: list[Entry]
+    body: bytes
+
+
+class Claim(NamedTuple):
+    """A batch, or none; `more` says that there may be more although none was found."""
+
+    batch: Batch | None
+    more: bool = False
+
+
+_Row = Any
+
+
+def _due(numbered: bool) -> sa.Select[Any]:
+    """The due rows of one kind with their events, in order.
+
+    The rows are chosen first and joined then, so that no planner starts with the events. Ordering by
+    (sequence, id) even where the sequence is null lets both engines read the index as it stands.
+    """
+    conditions = [
+        _DELIVERY.c.connection_id == sa.bindparam("connection_id"),
+        _DELIVERY.c.state == DeliveryState.PENDING,
+        _DELIVERY.c.sequence.is_not(None) if numbered else _DELIVERY.c.sequence.is_(None),
+        _DELIVERY.c.next_attempt_at <= sa.bindparam("now"),
+    ]
+    chosen = (
+        sa.select(
+            _DELIVERY.c.id,
+            _DELIVERY.c.event_id,
+            _DELIVERY.c.stream_id,
+            _DELIVERY.c.sequence,
+            _DELIVERY.c.attempts,
+            _DELIVERY.c.refusals,
+            _DELIVERY.c.trigger,
+            _DELIVERY.c.event_type,
+        )
+        .where(*conditions)
+        .order_by(_DELIVERY.c.sequence, _DELIVERY.c.id)
+        .limit(sa.bindparam("most"))
+        .subquery()
+    )
+    return (
+        sa.select(
+            chosen,
+            _EVENT.c.message_id,
+            _EVENT.c.digest,
+            _EVENT.c.timestamp,
+            _EVENT.c.body,
+            _EVENT.c.signature,
+        )
+        .join_from(chosen, _EVENT, _EVENT.c.id == chosen.c.event_id)
+        .order_by(chosen.c.sequence, chosen.c.id)
+    )
+
+
+_NUMBERED, _NEW = _due(numbered=True), _due(numbered=False)
+
+_GRANTED = sa.select(_SUBSCRIPTION.c.granted_event_type).where(
+    _SUBSCRIPTION.c.connection_id == sa.bindparam("connection_id"),
+    _SUBSCRIPTION.c.direction == Direction.OUTGOING,
+    _SUBSCRIPTION.c.status == SubscriptionStatus.ACTIVE,
+    sa.or_(
+        _SUBSCRIPTION.c.lease_expires_at.is_(None), _SUBSCRIPTION.c.lease_expires_at > sa.bindparam("now")
+    ),
+)
+
+
+def granted_patterns(connection_id: int, now: int) -> frozenset[str]:
+    """The patterns that the peer may get over this connection."""
+    found = db.session.connection().execute(_GRANTED, {"connection_id": connection_id, "now": now})
+    return frozenset(found.scalars())
+
+
+def is_granted(event_type: str, patterns: frozenset[str]) -> bool:
+    """Whether one of the patterns covers the event type."""
+    return not patterns.isdisjoint(covering_patterns(event_type))
+
+
+def claim(target: Target, now: int, most: int) -> Claim:
+    """The next batch of at most `most` events, marked as being sent and numbered."""
+    counter = current_counter(target.connection_id)
+    patterns = granted_patterns(target.connection_id, now)
+    for _ in range(_MAX_PAGES):
+        rows = _read_due(target.connection_id, now, min(most, target.max_batch_events))
+        if not rows:
+            return Claim(None)
+        good = _finish_hopeless(target, rows, patterns, now)
+        if good:
+            return Claim(_take(target, counter, _fitting(good, target.max_request_bytes)))
+    return Claim(None, more=True)
+
+
+def has_due(connection_id: int, now: int) -> bool:
+    """Whether a delivery of the connection waits and is due."""
+    found = db.session.connection().execute(
+        sa.select(_DELIVERY.c.id)
+        .where(
+            _DELIVERY.c.connection_id == connection_id,
+            _DELIVERY.c.state == DeliveryState.PENDING,
+            _DELIVERY.c.next_attempt_at <= now,
+        )
+        .limit(1)
+    )
+    return found.first() is not None
+
+
+def _read_due(connection_id: int, now: int, most: int) -> list[_Row]:
+    connection = db.session.connection()
+    parameters = {"connection_id": connection_id, "now": now}
+    rows = list(connection.execute(_NUMBERED, {**parameters, "most": most}))
+    if len(rows) < most:
+        rows += connection.execute(_NEW, {**parameters, "most": most - len(rows)})
+    return rows
+
+
+def _finish_hopeless(
+    target: Target, rows: Sequence[_Row], patterns: frozenset[str], now: int
+) -> list[_Row]:
+    """Finish what cannot be sent any more; the rest is returned."""
+
+    def is_too_old(row: _Row) -> bool:
+        # Whoever asked for an old one to be sent again gets one more try.
+        return row.trigger == "auto" and bool(row.timestamp < now - MAX_AGE_MS)
+
+    def is_too_large(row: _Row) -> bool:
+        size = _wire_size(row)
+        return size > target.max_event_bytes or (
+            size + _ENTRY_BYTES + _ENVELOPE_BYTES > target.max_request_bytes
+        )
+
+    def is_ungranted(row: _Row) -> bool:
+        return not is_granted(row.event_type, patterns)
+
+    good = list(rows)
+    checks: list[tuple[Callable[[_Row], bool], finish.Ending]] = [
+        (is_too_old, finish.EXPIRED),
+        (is_ungranted, finish.WITHDRAWN),
+        (is_too_large, finish.TOO_LARGE),
+    ]
+    for is_hopeless, ending in checks:
+        bad = [row for row in good if is_hopeless(row)]
+        if bad:
+            finish.finish(target.connection_id, bad, ending)
+            good = [row for row in good if not is_hopeless(row)]
+    return good
+
+
+def _wire_size(row: _Row) -> int:
+    text: str = row.body
+    return (len(text) if text.isascii() else len(text.encode())) + _SIGNATURE_BYTES + len(row.signature)
+
+
+def _fitting(rows: Sequence[_Row], max_request_bytes: int) -> list[_Row]:
+    """As many of the first rows as one request may carry, at least one."""
+    left = max_request_bytes - _ENVELOPE_BYTES
+    for place, row in enumerate(rows):
+        left -= _wire_size(row) + _ENTRY_BYTES
+        if left < 0:
+            return list(rows[: max(place, 1)])
+    return list(rows)
+
+
+_SENDING = {
+    "state": DeliveryState.SENDING,
+    "attempts": _DELIVERY.c.attempts + 1,
+}
+_IDS = sa.bindparam("ids", expanding=True)
+
+_SEND_NUMBERED = sa.update(_DELIVERY).where(_DELIVERY.c.id.in_(_IDS)).values(**_SENDING)
+
+_PLACES = (
+    sa.select(
+        _DELIVERY.c.id, sa.func.row_number().over(order_by=_DELIVERY.c.id).label("place")
+    )
+    .where(_DELIVERY.c.id.in_(_IDS))
+    .subquery()
+)
+_SEND_NEW = (
+    sa.update(_DELIVERY)
+    .where(_DELIVERY.c.id == _PLACES.c.id)
+    .values(
+        **_SENDING,
+        stream_id=sa.bindparam("to_stream"),
+        sequence=sa.bindparam("head", type_=sa.BigInteger) + _PLACES.c.place,
+    )
+)
+
+
+def _take(target: Target, counter: Counter, rows: Sequence[_Row]) -> Batch:
+    connection = db.session.connection()
+    numbered = [row.id for row in rows if row.sequence is not None]
+    new = [row.id for row in rows if row.sequence is None]
+    if numbered:
+        connection.execute(_SEND_NUMBERED, {"ids": numbered})
+    if new:
+        connection.execute(
+            _SEND_NEW, {"ids": new, "to_stream": counter.stream_id, "head": counter.head}
+        )
+        advance(counter, counter.head + len(new))
+    # New rows come by id after the numbered ones, which is the order in which they were numbered.
+    sequences = [row.sequence for row in rows if row.sequence is not None]
+    sequences += range(counter.head + 1, counter.head + 1 + len(new))
+    batch_id = str(uuid4())
+    return Batch(
+        batch_id,
+        counter.stream_id,
+        counter.epoch,
+        counter.created_at,
+        [
+            Entry(
+                row.id,
+                row.event_id,
+                sequence,
+                row.message_id,
+                row.digest,
+                row.attempts + 1,
+                row.refusals,
+                row.trigger,
+                row.timestamp,
+            )
+            for row, sequence in zip(rows, sequences, strict=True)
+        ],
+        _write_body(target, counter, batch_id, rows, sequences),
+    )
+
+
+def _write_body(
+    target: Target, counter: Counter, batch_id: str, rows: Sequence[_Row], sequences: Sequence[int]
+) -> bytes:
+    """The stored signed texts, joined: nothing is parsed or written anew."""
+    entries = ",".join(
+        [
+            f'{{"sequence":{sequence},"event":{row.body[:-1]},"signature":"{row.signature}"}}}}'
+            for row, sequence in zip(rows, sequences, strict=True)
+        ]
+    )
+    return (
+        f'{{"batchId":"{batch_id}","connectionId":"{target.wire_connection_id}",'
+        f'"streamEpoch":"{counter.epoch}","events":[{entries}]}}'
+    ).encode()

@@ -1,0 +1,44 @@
+"""Gaps: telling the peer which numbers it need not wait for."""
+
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+
+from app.database import db
+from app.federation.controls import queue_control
+from app.models import Connection, Stream
+from app.outbox import dispatch
+from app.protocol.control import ControlType
+
+#: Numbers of one gap at most (§6).
+MAX_GAP = 1_000_000
+
+
+def tell(connection_id: int, numbers: Iterable[tuple[int, int]], reason: str) -> None:
+    """Announce that these (stream id, sequence) will not come, for a reason of §3's `gap`.
+
+    Called inside `transaction()`; the messages go after the commit.
+    """
+    by_stream: dict[int, list[int]] = {}
+    for stream_id, sequence in numbers:
+        by_stream.setdefault(stream_id, []).append(sequence)
+    if not by_stream:
+        return
+    connection = db.session.get(Connection, connection_id, populate_existing=True)
+    for stream_id, sequences in by_stream.items():
+        epoch = db.session.scalar(sa.select(Stream.epoch).where(Stream.id == stream_id))
+        for first, last in runs(sorted(sequences)):
+            payload = {"streamEpoch": epoch, "fromSequence": first, "toSequence": last, "reason": reason}
+            queue_control(connection, ControlType.GAP, payload)
+    dispatch.wake_controls_of(connection_id)
+
+
+def runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Ascending numbers as ranges, both ends included: 1, 2, 3, 7 are (1, 3) and (7, 7)."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        if found and number == found[-1][1] + 1 and number - found[-1][0] < MAX_GAP:
+            found[-1] = (found[-1][0], number)
+        else:
+            found.append((number, number))
+    return found

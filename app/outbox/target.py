@@ -1,0 +1,67 @@
+"""Target: what a drain knows of the connection that it sends over, and whether it may send now."""
+
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from app.database import db
+from app.models import Connection, Peer
+from app.protocol.states import ConnectionStatus
+
+_CONNECTION = Connection.__table__
+_PEER = Peer.__table__
+
+
+class Target(NamedTuple):
+    """A connection, read as plain values: no session, no lazy loading on the hot path."""
+
+    connection_id: int
+    workspace_id: int
+    wire_connection_id: str
+    peer_id: int
+    instance_id: str
+    base_url: str
+    max_event_bytes: int
+    max_batch_events: int
+    max_request_bytes: int
+    may_send: bool
+    failures: int
+    retry_at: int
+    last_delivered_at: int
+
+
+def sending_clause() -> sa.ColumnElement[bool]:
+    """SQL: the connection sends now, but for a wait after failures. Otherwise its deliveries are held."""
+    return sa.and_(
+        _CONNECTION.c.status == ConnectionStatus.ACTIVE,
+        _CONNECTION.c.key_review.is_(False),
+        _CONNECTION.c.hold_code.is_(None),
+        _CONNECTION.c.paused_outgoing.is_(False),
+    )
+
+
+_READ = (
+    sa.select(
+        _CONNECTION.c.id,
+        _CONNECTION.c.workspace_id,
+        _CONNECTION.c.wire_connection_id,
+        _PEER.c.id,
+        _PEER.c.instance_id,
+        _PEER.c.base_url,
+        _PEER.c.max_event_bytes,
+        _PEER.c.max_batch_events,
+        _PEER.c.max_request_bytes,
+        sending_clause().label("may_send"),
+        _CONNECTION.c.failures,
+        _CONNECTION.c.retry_at,
+        sa.func.coalesce(_CONNECTION.c.last_delivered_at, 0),
+    )
+    .join_from(_CONNECTION, _PEER, _CONNECTION.c.peer_id == _PEER.c.id)
+    .where(_CONNECTION.c.id == sa.bindparam("connection_id"))
+)
+
+
+def read_target(connection_id: int) -> Target | None:
+    """The connection as it is now; None if it is unknown or its peer is not known yet."""
+    row = db.session.connection().execute(_READ, {"connection_id": connection_id}).one_or_none()
+    return None if row is None else Target(*row)
