@@ -5,7 +5,7 @@ from flask import Flask
 from app.cli import up
 
 #: Commands and groups, in no order; `flask --help` sorts them.
-COMMANDS = (up.up, up.worker, up.schedule)
+COMMANDS = (up.up, up.web, up.worker, up.schedule)
 
 
 def register(app: Flask) -> None:

@@ -1,22 +1,62 @@
-"""`flask up`, `flask worker`, `flask schedule`: what keeps an instance running."""
+"""`flask up` and its parts: what keeps an instance running."""
+
+import sys
 
 import click
+from flask import current_app
 from flask.cli import with_appcontext
+from flask_migrate import upgrade
+
+from app import server, supervisor
+from app.cli.output import Failure
+from app.config import settings
+from app.federation import identity
+from app.jobs import schedule as scheduler
+from app.jobs import worker as workers
+
+
+def prepare() -> None:
+    """Bring the database to the wanted revision; on an empty one, make identity and keys too."""
+    upgrade()
+    identity.ensure_identity(settings())
 
 
 @click.command()
 @with_appcontext
 def up() -> None:
-    """Run everything one instance needs under one supervisor."""
+    """Run everything one instance needs; prints `ready BASE_URL` when it answers. Ends with Ctrl-C."""
+    app = current_app._get_current_object()  # type: ignore[attr-defined]
+    try:
+        sys.exit(supervisor.Supervisor(app, settings(), prepare).run())
+    except supervisor.CannotStart as error:
+        raise Failure(str(error)) from None
 
 
 @click.command()
 @with_appcontext
-def worker() -> None:
-    """Run one worker of the queues."""
+def web() -> None:
+    """Run the web processes alone, for those who run the parts themselves."""
+    app = current_app._get_current_object()  # type: ignore[attr-defined]
+    try:
+        listener = server.listen(settings().bind)
+    except server.PortTaken as error:
+        raise Failure(str(error)) from None
+    server.serve(app, settings(), listener)
+
+
+@click.command()
+@click.option(
+    "--failing", is_flag=True, help="Serve connections whose last delivery failed, and those alone."
+)
+@with_appcontext
+def worker(failing: bool) -> None:
+    """Run one worker of the queues; one --failing is needed too. Ends after the job in hand."""
+    app = current_app._get_current_object()  # type: ignore[attr-defined]
+    workers.run(app, settings(), workers.FAILING if failing else workers.ORDINARY)
 
 
 @click.command()
 @with_appcontext
 def schedule() -> None:
-    """Run the scheduler, which sweeps every two seconds."""
+    """Run the scheduler, which finds what is due. A second one does no harm."""
+    scheduler.run(current_app._get_current_object())  # type: ignore[attr-defined]

@@ -5,13 +5,13 @@ context of its own, a sign of life that comes back after a wiped Redis, and no e
 the loop in `run` begins anew until somebody asks the process to stop.
 """
 
+import contextlib
 import logging
 import os
 import signal
 import threading
 import time
 from collections.abc import Sequence
-from types import FrameType
 
 import redis
 from flask import Flask
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two signs of life.
 BEAT_EVERY_S = 3.0
-#: How long RQ's own record of a worker outlives it; with RQ's default of 420 s a killed one is seen for minutes.
+#: How long RQ's own record of a worker outlives it; by default a killed one is seen for 7 minutes.
 WORKER_TTL_S = 30
 MAINTENANCE_EVERY_S = 10
 JOB_MONITORING_EVERY_S = 5
@@ -56,27 +56,15 @@ class Worker(SimpleWorker):
         """We use no groups of jobs."""
 
 
-class _Stop:
-    """Remembers that somebody asked for the end while no RQ worker was there to hear it."""
-
-    def __init__(self) -> None:
-        self.asked = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._ask)
-
-    def _ask(self, _number: int, _frame: FrameType | None) -> None:
-        self.asked.set()
-
-
 def run(app: Flask, config: Config, queues: Sequence[str]) -> None:
     """Work until SIGTERM or SIGINT; the job in hand is finished first.
 
-    Returns early never: if Redis goes away or is wiped, the worker waits for it and registers again.
+    If Redis goes away or is wiped, the worker waits for it and registers again.
     """
-    stop = _Stop()
-    beating = threading.Thread(target=_beat, args=(app, stop.asked, os.getppid()), daemon=True, name="beat")
-    beating.start()
-    while not stop.asked.is_set():
+    asked = threading.Event()
+    _listen(asked)
+    threading.Thread(target=_beat, args=(app, os.getppid()), daemon=True, name="beat").start()
+    while not asked.is_set():
         worker: Worker | None = None
         try:
             worker = _make(app, config, queues)
@@ -85,14 +73,20 @@ def run(app: Flask, config: Config, queues: Sequence[str]) -> None:
             log.warning("worker.redis_away", extra={"error": str(error)})
         if worker is not None and worker._stop_requested:
             break
-        stop = _Stop()
-        stop.asked.wait(RECONNECT_WITHIN_S)
-    with app.app_context():
-        _leave()
+        _listen(asked)
+        asked.wait(RECONNECT_WITHIN_S)
+    with app.app_context(), contextlib.suppress(redis.RedisError):
+        queue.farewell()
+
+
+def _listen(asked: threading.Event) -> None:
+    """Remember a wish for the end while no RQ worker, which has handlers of its own, is there to hear it."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: asked.set())
 
 
 def _make(app: Flask, config: Config, queues: Sequence[str]) -> Worker:
-    """A worker with a client of its own, because RQ changes the client's timeouts. Raises redis.RedisError."""
+    """A worker with a client of its own, since RQ changes the client's timeouts. Raises redis.RedisError."""
     worker = Worker(
         list(queues),
         connection=queue.connect(config),
@@ -108,22 +102,12 @@ def _make(app: Flask, config: Config, queues: Sequence[str]) -> Worker:
     return worker
 
 
-def _beat(app: Flask, stopped: threading.Event, parent: int) -> None:
+def _beat(app: Flask, parent: int) -> None:
     """Give signs of life; end with the parent where the system does not see to that."""
-    while not stopped.is_set():
-        try:
-            with app.app_context():
-                queue.beat()
-        except redis.RedisError as error:
-            log.debug("worker.beat_failed", extra={"error": str(error)})
+    while True:
+        with app.app_context(), contextlib.suppress(redis.RedisError):
+            queue.beat()
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGTERM)
             return
-        stopped.wait(BEAT_EVERY_S)
-
-
-def _leave() -> None:
-    try:
-        queue.farewell()
-    except redis.RedisError as error:
-        log.debug("worker.farewell_failed", extra={"error": str(error)})
+        time.sleep(BEAT_EVERY_S)

@@ -1,0 +1,136 @@
+"""The HTTP server: gunicorn with threads, serving an app that is already loaded.
+
+The listening socket is made by whoever starts the server, so that a port that is taken is one line, and so
+that callers wait instead of being refused while a server that died is started again.
+"""
+
+import socket
+from typing import Any
+
+import orjson
+from flask import Flask
+from gunicorn import sock, util
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.workers import gthread
+
+from app import processes
+from app.config import Config, split_bind
+from app.database import db
+from app.protocol.errors import InternalError, InvalidRequest, Problem, TooLarge
+
+#: Connections that wait to be accepted.
+BACKLOG = 512
+#: How long an idle connection is kept, in seconds; longer than peers and proxies keep theirs.
+KEEP_ALIVE_S = 75
+#: A worker whose main loop is silent for so long is replaced; requests run in threads and are not cut off.
+SILENT_WORKER_S = 60
+#: How long requests in hand may take when the server is asked to end, in seconds.
+GRACE_S = 15
+#: Longest request line and header, in bytes, and most headers.
+MAX_REQUEST_LINE = 4094
+MAX_HEADER_BYTES = 8190
+MAX_HEADERS = 64
+
+
+class PortTaken(Exception):
+    """BIND cannot be used. Its text is one line."""
+
+
+def listen(bind: str) -> socket.socket:
+    """A listening socket at `host:port`. Raises PortTaken."""
+    host, port = split_bind(bind)
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise PortTaken(f"BIND is '{bind}', which cannot be used: {error.strerror}.") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Accepted connections inherit it: no answer may wait 40 ms for Nagle's algorithm.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise PortTaken(
+            f"BIND is '{bind}', which cannot be used: {error.strerror}. Choose another port, "
+            "or end the program that listens there."
+        ) from None
+    return listener
+
+
+def serve(app: Flask, config: Config, listener: socket.socket) -> None:
+    """Serve the app until SIGTERM or SIGINT; requests in hand are answered first. Raises SystemExit."""
+    util.write_error = write_error
+    arbiter = Arbiter(_Application(app, config))
+    kind = sock.TCP6Socket if listener.family == socket.AF_INET6 else sock.TCPSocket
+    arbiter.LISTENERS = [kind(listener.getsockname(), arbiter.cfg, arbiter.log, fd=listener.detach())]
+    arbiter.run()
+
+
+def options(config: Config) -> dict[str, Any]:
+    """gunicorn's settings."""
+    return {
+        "bind": config.bind,
+        "workers": config.web_workers,
+        "threads": config.web_threads,
+        "worker_class": gthread.ThreadWorker,
+        "preload_app": True,
+        "keepalive": KEEP_ALIVE_S,
+        "timeout": SILENT_WORKER_S,
+        "graceful_timeout": GRACE_S,
+        "limit_request_line": MAX_REQUEST_LINE,
+        "limit_request_field_size": MAX_HEADER_BYTES,
+        "limit_request_fields": MAX_HEADERS,
+        "control_socket_disable": True,
+        # No header of a request may change what the request is.
+        "forwarded_allow_ips": "",
+        "secure_scheme_headers": {},
+        "loglevel": "warning",
+        "post_fork": _post_fork,
+    }
+
+
+class _Application(BaseApplication):  # type: ignore[misc]
+    """Tells gunicorn which app to serve, and how."""
+
+    def __init__(self, app: Flask, config: Config) -> None:
+        self._app, self._config = app, config
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Take our settings; no file, environment or command line of gunicorn's is read."""
+        for name, value in options(self._config).items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        """The app, which is loaded already."""
+        return self._app
+
+
+def _post_fork(_arbiter: Any, worker: Any) -> None:
+    """In each new web process: end with the arbiter, and open connections of our own."""
+    processes.end_with_parent(worker.ppid)
+    app = worker.app.wsgi()
+    with app.app_context():
+        db.engine.dispose(close=False)
+
+
+def write_error(client: socket.socket, status: int, reason: str, detail: str) -> None:
+    """What gunicorn answers by itself (400, 414, 431, ...), as a problem document instead of HTML."""
+    document = _problem(status)(detail).to_wire(None) | {"status": status, "title": reason}
+    body = orjson.dumps(document)
+    head = (
+        f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
+        f"X-Content-Type-Options: nosniff\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    util.write_nonblock(client, head.encode("latin-1") + body)
+
+
+def _problem(status: int) -> type[Problem]:
+    if status in (413, 414, 431):
+        return TooLarge
+    return InternalError if status >= 500 else InvalidRequest
