@@ -21,7 +21,7 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import NamedTuple
@@ -49,7 +49,15 @@ class Answer(NamedTuple):
     headers: dict[str, str]  #: names in lower case; repeated ones joined by ", "
     body: bytes  #: as sent, never decoded
     duration_ms: int  #: the whole call, resolving and connecting included
-    server_date_ms: int | None  #: the Date header in Unix milliseconds, if there is a readable one
+
+    @property
+    def server_date_ms(self) -> int | None:
+        """The Date header in Unix milliseconds, None if it is missing or makes no sense."""
+        try:
+            moment = parsedate_to_datetime(self.headers.get("date", ""))
+            return round(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * 1000)
+        except (ValueError, OverflowError):
+            return None
 
 
 class Client:
@@ -150,7 +158,7 @@ class Client:
             self._put_back(wire)
 
         duration_ms = round((time.monotonic() - started) * 1000)
-        return Answer(*reply, duration_ms, _date_ms(reply.headers.get("date")))
+        return Answer(*reply, duration_ms)
 
     def _head(
         self, method: str, origin: Origin, target: str, headers: Mapping[str, str], length: int
@@ -187,7 +195,11 @@ class Client:
         if not lookups.acquire(timeout=deadline.left()):
             raise NameNotResolved(f"{origin.host} was not looked up: too many look-ups are waiting")
         thread = threading.Thread(target=look_up, name=f"look up {origin.host}", daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except BaseException:
+            lookups.release()
+            raise
         thread.join(deadline.left())
         if not outcome:
             raise NameNotResolved(f"{origin.host} was not found in time: the resolver does not answer")
@@ -275,14 +287,3 @@ def _split_url(url: str) -> tuple[Origin, str]:
     if match is None or parse_origin(match[1]) != match[1]:
         raise InvalidOrigin("a URL to call is a canonical origin and a path in ASCII")
     return split_origin(match[1]), match[2]
-
-
-def _date_ms(text: str | None) -> int | None:
-    """A Date header in Unix milliseconds, None if it is missing or makes no sense."""
-    if text is None:
-        return None
-    try:
-        moment: datetime = parsedate_to_datetime(text)
-        return round(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * 1000)
-    except (ValueError, OverflowError):
-        return None

@@ -283,16 +283,13 @@ def _refuse_unusable(status: int, headers: dict[str, str]) -> None:
 def _read_body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
     """The body as sent, without the framing. Raises AnswerTooLarge, AnswerBroken."""
     status = response.status
-    too_large = AnswerTooLarge(f"the body is larger than {max_bytes} bytes", status=status)
-    if response.length is not None and response.length > max_bytes:
-        raise too_large
-    body = response.read(max_bytes + 1)
-    if len(body) > max_bytes:
-        raise too_large
+    is_announced = response.length is not None and response.length > max_bytes
+    # One byte more than may be, so that what is too large is seen to be.
+    body = b"" if is_announced else response.read(max_bytes + 1)
+    if is_announced or len(body) > max_bytes:
+        raise AnswerTooLarge(f"the body is larger than {max_bytes} bytes", status=status)
     if response.length:
         raise AnswerBroken(f"the body ended {response.length} bytes too early", status=status)
-    if not response.isclosed() and response.read(1):
-        raise too_large
     return body
 
 
