@@ -8,7 +8,7 @@ from app.models.attempt import Attempt, AttemptEntry
 from app.models.connection import Connection, Direction
 from app.models.control_message import ControlOut, ControlReceived, ControlState
 from app.models.delivery import Delivery
-from app.models.event import Event, EventStatus
+from app.models.event import Event, EventAlias, EventStatus
 from app.models.idempotency import IdempotencyKey
 from app.models.instance import Instance, SigningKey
 from app.models.peer import Peer, PeerKey
@@ -27,6 +27,7 @@ __all__ = [
     "Delivery",
     "Direction",
     "Event",
+    "EventAlias",
     "EventStatus",
     "IdempotencyKey",
     "Instance",

@@ -58,3 +58,13 @@ class Event(Model):
     status: Mapped[EventStatus] = mapped_column(state_column(EventStatus))
     #: When it was published or stored here, ms.
     created_at: Mapped[int] = mapped_column(sa.BigInteger)
+
+
+class EventAlias(Model):
+    """A further number under which an event came again: a sender that lost count gave it two."""
+
+    __tablename__ = "event_alias"
+
+    stream_id: Mapped[int] = mapped_column(sa.ForeignKey("stream.id"), primary_key=True)
+    sequence: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True)
+    event_id: Mapped[int] = mapped_column(sa.ForeignKey("event.id", ondelete="CASCADE"))

@@ -40,6 +40,8 @@ class Subscription(Model):
     accepts_until: Mapped[int | None] = mapped_column(sa.BigInteger)
     #: The peer's reason for a rejection or revocation; remote text.
     reason: Mapped[str | None] = mapped_column(sa.Text)
+    #: OUTGOING: when the peer last refused an event that this grant covers as not subscribed, ms.
+    stale_at: Mapped[int | None] = mapped_column(sa.BigInteger)
     #: The subscriber's own notes, JSON object; never sent.
     details: Mapped[str] = mapped_column(sa.Text, default="{}")
     created_at: Mapped[int] = mapped_column(sa.BigInteger)

@@ -17,6 +17,7 @@ from app.outbox import finish
 from app.outbox.epochs import Counter, advance, current_counter
 from app.outbox.target import Target
 from app.protocol.event_types import covering_patterns
+from app.protocol.messages import event_size
 from app.protocol.states import DeliveryState, SubscriptionStatus
 
 #: An event that was not acknowledged after 7 days is a dead letter (§8), ms.
@@ -30,8 +31,6 @@ _ENVELOPE_BYTES = len(
     b'{"batchId":"","connectionId":"","streamEpoch":"","events":[]}'
 ) + 3 * len("00000000-0000-0000-0000-000000000000")
 _ENTRY_BYTES = len(b'{"sequence":9007199254740991,"event":},')
-#: `,"signature":""` of an event's wire form.
-_SIGNATURE_BYTES = len(',"signature":""')
 
 _DELIVERY = Delivery.__table__
 _EVENT = Event.__table__
@@ -44,6 +43,7 @@ class Entry(NamedTuple):
     delivery_id: int
     event_id: int
     sequence: int
+    event_type: str
     message_id: str
     digest: str
     #: Which try this is, from 1.
@@ -209,8 +209,7 @@ def _finish_hopeless(
 
 
 def _wire_size(row: _Row) -> int:
-    text: str = row.body
-    return (len(text) if text.isascii() else len(text.encode())) + _SIGNATURE_BYTES + len(row.signature)
+    return event_size(row.body if row.body.isascii() else row.body.encode(), row.signature)
 
 
 def _fitting(rows: Sequence[_Row], max_request_bytes: int) -> list[_Row]:
@@ -274,6 +273,7 @@ def _take(target: Target, counter: Counter, rows: Sequence[_Row]) -> Batch:
                 row.id,
                 row.event_id,
                 sequence,
+                row.event_type,
                 row.message_id,
                 row.digest,
                 row.attempts + 1,

@@ -18,26 +18,16 @@ import sqlalchemy as sa
 
 from app.clock import now_ms
 from app.database import db, transaction
-from app.federation.identity import signer
+from app.federation.identity import MAX_EVENT_BYTES, signer
 from app.models import Direction, Event, EventStatus
 from app.outbox import dispatch
 from app.outbox.fanout import store_deliveries, subscribers
-from app.protocol.canonical import canonical_message
-from app.protocol.errors import FieldError, InvalidRequest, Problem, TooLarge
-from app.protocol.event_types import check_event_type
+from app.protocol.errors import FieldError, InvalidRequest, TooLarge, invalid
+from app.protocol.messages import event_body, event_size
 from app.protocol.signing import Kind, Signer, body_input, digest
-
-#: JCS of an event with its signature, bytes (api.md, protocol.md §2).
-MAX_EVENT_BYTES = 65_536
 
 #: Events of one call.
 MAX_EVENTS = 1_000
-
-#: What the signature adds to the body: `,"signature":"…"`.
-SIGNATURE_MEMBER_BYTES = len(',"signature":""')
-
-#: Longest optional members, in code points (§1.1).
-_TEXT_LIMITS = (("subject", 1024), ("dataSchema", 1024), ("traceparent", 55))
 
 #: From this many events on, signing is shared by two threads: RSA lets the interpreter go.
 _SHARED_FROM = 8
@@ -109,7 +99,7 @@ def _publish(workspace_id: int, events: Sequence[NewEvent], pointers: Sequence[s
     drafts = _draft_all(ours, events, pointers, timestamp)
     signatures = _sign_all(ours, [draft.body for draft in drafts])
     for draft, signature, pointer in zip(drafts, signatures, pointers, strict=True):
-        _check_size(len(draft.body) + SIGNATURE_MEMBER_BYTES + len(signature), pointer)
+        _check_size(event_size(draft.body, signature), pointer)
     with transaction():
         receivers = subscribers(workspace_id, {draft.event_type for draft in drafts})
         ids = _store(workspace_id, ours.key_id, timestamp, drafts, signatures, receivers)
@@ -134,50 +124,45 @@ def _draft_all(
         try:
             drafts.append(_draft(ours, event, pointer, timestamp))
         except InvalidRequest as problem:
-            errors += problem.errors or [FieldError(f"{pointer}/payload", "invalid", problem.detail)]
+            errors += problem.errors
     if errors:
         raise InvalidRequest(errors[0].detail, errors=errors)
     return drafts
 
 
 def _draft(ours: Signer, event: NewEvent, pointer: str, timestamp: int) -> _Draft:
-    check_event_type(event.event_type, f"{pointer}/eventType")
     if not isinstance(event.payload, dict):
-        raise _bad(f"{pointer}/payload", "type", "the payload is a JSON object")
-    message = {
-        "messageId": str(uuid4()),
-        "instanceId": ours.instance_id,
-        "eventType": event.event_type,
-        "payload": event.payload,
-        "timestamp": timestamp,
-        "keyId": ours.key_id,
-    } | _optional_members(event, pointer)
-    body = canonical_message(message, f"{pointer}/payload")
+        raise invalid(f"{pointer}/payload", "is no object", "type")
+    message_id = str(uuid4())
+    try:
+        body = event_body(
+            message_id=message_id,
+            instance_id=ours.instance_id,
+            event_type=event.event_type,
+            payload=event.payload,
+            timestamp=timestamp,
+            key_id=ours.key_id,
+            subject=event.subject,
+            data_schema=event.data_schema,
+            traceparent=event.traceparent,
+        )
+    except InvalidRequest as problem:
+        raise _pointing_into(pointer, problem) from None
     _check_size(len(body), pointer)
-    return _Draft(str(message["messageId"]), event.event_type, body)
+    return _Draft(message_id, event.event_type, body)
 
 
-def _optional_members(event: NewEvent, pointer: str) -> dict[str, str]:
-    given = {"subject": event.subject, "dataSchema": event.data_schema, "traceparent": event.traceparent}
-    found: dict[str, str] = {}
-    for name, longest in _TEXT_LIMITS:
-        value = given[name]
-        if value is None:
-            continue
-        if not isinstance(value, str) or not 1 <= len(value) <= longest:
-            raise _bad(f"{pointer}/{name}", "length", f"{name} is text of 1 to {longest} characters")
-        found[name] = value
-    return found
+def _pointing_into(pointer: str, problem: InvalidRequest) -> InvalidRequest:
+    """The same refusal, its pointers below `pointer`; what is wrong with the whole is the payload's."""
+    errors = problem.errors or (FieldError("", "invalid", problem.detail),)
+    moved = [error._replace(pointer=pointer + (error.pointer or "/payload")) for error in errors]
+    return InvalidRequest(problem.detail, errors=moved)
 
 
 def _check_size(size: int, pointer: str) -> None:
     if size > MAX_EVENT_BYTES:
         detail = f"the signed event has {size} bytes or more, at most {MAX_EVENT_BYTES} are sent"
         raise TooLarge(detail, errors=[FieldError(pointer, "size", detail)])
-
-
-def _bad(pointer: str, code: str, detail: str) -> Problem:
-    return InvalidRequest(detail, errors=[FieldError(pointer, code, detail)])
 
 
 def _sign_all(ours: Signer, bodies: Sequence[bytes]) -> list[str]:
