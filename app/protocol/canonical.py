@@ -12,7 +12,7 @@ path that is right by construction. The fast path is taken only where it is prov
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 import orjson
@@ -137,9 +137,13 @@ def canonical(value: Any) -> bytes:
     return _write(value, _survey(value, limited=False))
 
 
-def canonical_message(value: Any, pointer: str = "") -> bytes:
-    """`check_message` and `canonical` in one walk."""
-    return _write(value, _survey(value, pointer))
+def canonical_message(message: dict[str, Any], pointer: str = "", without: Sequence[str] = ()) -> bytes:
+    """`check_message`, and `canonical` of the message without some top-level members, in one walk."""
+    plain = _survey(message, pointer)
+    rest = message.copy()
+    for name in without:
+        rest.pop(name, None)
+    return _write(rest, plain)
 
 
 #: Types that orjson and JCS write alike. Subclasses are left to the slow path.

@@ -340,7 +340,11 @@ def read_problem(status: int, body: bytes, content_type: str | None) -> ProblemA
     detail = document.get("detail")
     extras = {name: value for name, value in document.items() if name not in _PROBLEM_MEMBERS}
     return ProblemAnswer(
-        status, code, _is_retryable(status, code), detail[:MAX_DETAIL] if isinstance(detail, str) else "", extras
+        status,
+        code,
+        _is_retryable(status, code),
+        detail[:MAX_DETAIL] if isinstance(detail, str) else "",
+        extras,
     )
 
 

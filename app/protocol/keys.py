@@ -122,6 +122,11 @@ def parse_key_records(message: Object, name: str, pointer: str) -> tuple[KeyReco
     return records
 
 
+def find_key(records: Iterable[KeyRecord], key_id: str) -> KeyRecord | None:
+    """The record of that keyId, or None."""
+    return next((record for record in records if record.key_id == key_id), None)
+
+
 def _check_key(pem: str, algorithm: Algorithm, fingerprint: str, pointer: str) -> None:
     try:
         key = load_public_key(pem)
@@ -153,9 +158,11 @@ def _parse_vouch(record: Object, pointer: str) -> tuple[str | None, str | None]:
 class PublicKey:
     """A loaded public key of a known kind and sufficient strength."""
 
-    __slots__ = ("algorithm", "fingerprint", "_verify")
+    __slots__ = ("_verify", "algorithm", "fingerprint")
 
-    def __init__(self, algorithm: Algorithm, fingerprint: str, verify: Callable[[bytes, bytes], None]) -> None:
+    def __init__(
+        self, algorithm: Algorithm, fingerprint: str, verify: Callable[[bytes, bytes], None]
+    ) -> None:
         self.algorithm = algorithm
         self.fingerprint = fingerprint
         self._verify = verify
@@ -207,7 +214,7 @@ def _fingerprint(key: rsa.RSAPublicKey | ed25519.Ed25519PublicKey) -> str:
 class PrivateKey:
     """A loaded private key of our own."""
 
-    __slots__ = ("algorithm", "public_key_pem", "fingerprint", "_sign")
+    __slots__ = ("_sign", "algorithm", "fingerprint", "public_key_pem")
 
     def __init__(self, key: rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey) -> None:
         public = key.public_key()
@@ -265,7 +272,9 @@ def generate(algorithm: Algorithm) -> GeneratedKey:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     made = PrivateKey(key)
-    return GeneratedKey(pem.decode("ascii"), made.public_key_pem, made.fingerprint, f"k-{made.fingerprint[:12]}")
+    return GeneratedKey(
+        pem.decode("ascii"), made.public_key_pem, made.fingerprint, f"k-{made.fingerprint[:12]}"
+    )
 
 
 # Private keys at rest
@@ -371,7 +380,10 @@ def _is_joined(instance_id: str, record: KeyRecord, trusted: Mapping[str, KeyRec
 
 
 def merge_changed_keys(
-    instance_id: str, pinned: Sequence[KeyRecord], announced: Sequence[KeyRecord], pointer: str = "/payload/keys"
+    instance_id: str,
+    pinned: Sequence[KeyRecord],
+    announced: Sequence[KeyRecord],
+    pointer: str = "/payload/keys",
 ) -> list[KeyRecord]:
     """All records after `keys.changed`: the pinned ones, updated, then the new ones (§2).
 
