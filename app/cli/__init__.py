@@ -2,10 +2,23 @@
 
 from flask import Flask
 
-from app.cli import up
+from app.cli import init, instance, key, token, up, user, workspace
+from app.cli.demo import command as demo
 
 #: Commands and groups, in no order; `flask --help` sorts them.
-COMMANDS = (up.up, up.web, up.worker, up.schedule)
+COMMANDS = (
+    up.up,
+    up.web,
+    up.worker,
+    up.schedule,
+    init.init,
+    instance.instance,
+    key.key,
+    workspace.workspace,
+    user.user,
+    token.token,
+    demo.demo,
+)
 
 
 def register(app: Flask) -> None:

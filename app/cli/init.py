@@ -1,13 +1,12 @@
 """`flask init`: from nothing to an instance that can be used; repeated, it changes nothing."""
 
 import click
-import flask_migrate
 import sqlalchemy as sa
 from flask.cli import with_appcontext
 
 from app.access import tokens, users, workspaces
 from app.cli.output import Command, note, output_option, print_one
-from app.config import settings
+from app.cli.up import prepare
 from app.database import db, transaction
 from app.federation import identity
 from app.models import Instance
@@ -25,8 +24,7 @@ def init(email: str, output: str) -> None:
 
     Safe to repeat: what exists is left as it is. The password and the token are shown once, when they are made.
     """
-    flask_migrate.upgrade()
-    identity.ensure_identity(settings())
+    prepare()
     # One after the other, should two of these commands run at once; all or nothing of it.
     with transaction():
         db.session.execute(sa.select(Instance.id).with_for_update())

@@ -17,6 +17,7 @@ from flask.cli import AppGroup
 
 from app.errors import RemoteError
 from app.protocol.errors import InvalidRequest, NotFound, Problem
+from app.reports.paging import Page
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -132,17 +133,16 @@ def print_one(document: Mapping[str, Any], output: str) -> None:
         click.echo(f"{name:<{width}}  {_cell(value)}".rstrip())
 
 
-def print_list(document: Mapping[str, Any], columns: Sequence[str], output: str) -> None:
-    """Print a list `{"data": [...]}`: the named members as columns, or the document."""
+def print_list(page: Page[Any], columns: Sequence[str], output: str) -> None:
+    """Print a page of a list: the named members as columns, or the document that the API answers."""
     if output == "json":
-        _print_json(document)
+        _print_json({"data": page.data, "nextCursor": page.next_cursor, "hasMore": page.has_more})
         return
-    rows = [[_cell(row.get(column)) for column in columns] for row in document["data"]]
-    print_rows(columns, rows)
-    if not rows:
+    print_rows(columns, [[_cell(row.get(column)) for column in columns] for row in page.data])
+    if not page.data:
         note("Nothing is here.")
-    if document.get("hasMore"):
-        note(f"There are more: --cursor {document['nextCursor']}")
+    if page.has_more:
+        note(f"There are more: --cursor {page.next_cursor}")
 
 
 def print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -160,9 +160,9 @@ def note(message: str) -> None:
     click.echo(message, err=True)
 
 
-def one_page(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def one_page(rows: Sequence[Mapping[str, Any]]) -> Page[Mapping[str, Any]]:
     """A list that is always whole, in the form of all lists."""
-    return {"data": list(rows), "nextCursor": None, "hasMore": False}
+    return Page(list(rows), None, False)
 
 
 def _print_json(document: Mapping[str, Any]) -> None:
