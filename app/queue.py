@@ -41,7 +41,7 @@ MAINTENANCE = "maintenance"
 QUEUES = (DELIVERIES, DELIVERIES_FAILING, CONTROLS, MAINTENANCE)
 
 DRAIN = "app.jobs.delivery.drain"
-SEND_CONTROLS = "app.jobs.delivery.send_controls"
+SEND_CONTROLS = "app.jobs.controls.send"
 
 #: Jobs that do not go to the queue "maintenance".
 _QUEUE_OF = {DRAIN: DELIVERIES, SEND_CONTROLS: CONTROLS}
