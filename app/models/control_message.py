@@ -12,6 +12,7 @@ class ControlState(StrEnum):
     """Where an outgoing control message stands."""
 
     WAITING = "waiting"  #: not answered yet; goes again after network errors and 5xx
+    HELD = "held"  #: refused for now; issued anew with another number when it is due, if it is still wanted
     ANSWERED = "answered"  #: a verified ControlAck came
     REFUSED = "refused"  #: a problem document came; never sent again
     GIVEN_UP = "given_up"  #: too old, or of no use any more

@@ -27,6 +27,8 @@ class Peer(Model):
     document_read_at: Mapped[int] = mapped_column(sa.BigInteger)
     #: When the document was last looked at for an unknown key (at most once in 10 s).
     key_lookup_at: Mapped[int | None] = mapped_column(sa.BigInteger)
+    #: JSON list of fingerprints that a person refused to trust; they are not asked about again.
+    refused_keys: Mapped[str] = mapped_column(sa.Text, default="[]")
     #: The peer's limits, from the document.
     max_event_bytes: Mapped[int]
     max_batch_events: Mapped[int]

@@ -1,0 +1,154 @@
+"""Controls: our control messages, from the decision to say something until it is answered.
+
+A message gets its number and signature in the transaction of the change that it tells, so that nothing is
+said that did not happen, and nothing happens unsaid. `sending` brings it out after the commit.
+"""
+
+import uuid
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+from app import clock, queue
+from app.database import db
+from app.federation import identity
+from app.models import Connection, ControlOut, ControlState
+from app.protocol.canonical import canonical
+from app.protocol.control import ControlPayload, ControlType
+from app.protocol.members import Object
+from app.protocol.signing import Kind
+
+#: Where a session keeps the connections whose messages go out when it commits.
+_WAKES = "tidings_control_wakes"
+
+#: Not yet answered, whether they go again as they are or are issued anew.
+OPEN = (ControlState.WAITING, ControlState.HELD)
+
+
+def queue_control(
+    connection: Connection,
+    control_type: ControlType,
+    payload: ControlPayload | Object,
+    *,
+    first_issued_at: int | None = None,
+    attempts: int = 0,
+) -> ControlOut:
+    """Number, sign and store a control message, inside the caller's transaction; it goes after the commit.
+
+    The caller holds the connection's row. `first_issued_at` (ms) and `attempts` go on counting where a refused
+    message is issued anew.
+    """
+    now_ms = clock.now_ms()
+    signer = identity.signer()
+    connection.last_control_out += 1
+    body = canonical(
+        {
+            "messageId": (message_id := str(uuid.uuid4())),
+            "instanceId": signer.instance_id,
+            "type": control_type.value,
+            "connectionId": connection.wire_connection_id,
+            "controlSequence": connection.last_control_out,
+            "payload": payload if isinstance(payload, dict) else payload.to_wire(),
+            "timestamp": now_ms,
+            "keyId": signer.key_id,
+        }
+    )
+    control = ControlOut(
+        connection_id=connection.id,
+        message_id=message_id,
+        type=control_type.value,
+        control_sequence=connection.last_control_out,
+        body=body.decode(),
+        signature=signer.sign_body(Kind.CONTROL, body),
+        key_id=signer.key_id,
+        state=ControlState.WAITING,
+        attempts=attempts,
+        next_attempt_at=now_ms,
+        created_at=now_ms if first_issued_at is None else first_issued_at,
+    )
+    db.session.add(control)
+    db.session.flush()
+    wake_after_commit(connection.id)
+    return control
+
+
+def payload_of(control: ControlOut) -> dict[str, Any]:
+    """The payload as it was signed."""
+    payload: dict[str, Any] = orjson.loads(control.body)["payload"]
+    return payload
+
+
+def wait_for_answer(control_id: int, timeout_s: float = 2.0) -> ControlOut:
+    """The message as it stands after its answer came, or after `timeout_s`. No transaction may be open."""
+    deadline_s = clock.monotonic() + timeout_s
+    while True:
+        # A new read transaction: the answer is written by another process.
+        db.session.rollback()
+        control = db.session.get_one(ControlOut, control_id, populate_existing=True)
+        left_s = deadline_s - clock.monotonic()
+        if control.state is not ControlState.WAITING or left_s <= 0:
+            return control
+        if not queue.wait_for(_signal_name(control_id), left_s):
+            deadline_s = 0.0
+
+
+def signal_answer(control_id: int) -> None:
+    """Wake whoever waits for the answer."""
+    queue.signal(_signal_name(control_id))
+
+
+def waiting(connection_id: int, *types: ControlType) -> ControlOut | None:
+    """The newest unanswered message of these types, None if there is none."""
+    return db.session.scalar(
+        sa.select(ControlOut)
+        .where(
+            ControlOut.connection_id == connection_id,
+            ControlOut.state.in_(OPEN),
+            ControlOut.type.in_([control_type.value for control_type in types]),
+        )
+        .order_by(ControlOut.control_sequence.desc())
+        .limit(1)
+    )
+
+
+def give_up(connection_id: int, *, but: ControlOut | None = None) -> None:
+    """Leave all unanswered messages unsent, inside the caller's transaction: nobody needs them any more."""
+    statement = sa.update(ControlOut).where(
+        ControlOut.connection_id == connection_id, ControlOut.state.in_(OPEN)
+    )
+    if but is not None:
+        statement = statement.where(ControlOut.id != but.id)
+    db.session.execute(statement.values(state=ControlState.GIVEN_UP))
+
+
+def hurry(connection_id: int) -> None:
+    """Let what waits for a repeat go at once, inside the caller's transaction."""
+    db.session.execute(
+        sa.update(ControlOut)
+        .where(ControlOut.connection_id == connection_id, ControlOut.state.in_(OPEN))
+        .values(next_attempt_at=clock.now_ms())
+    )
+    wake_after_commit(connection_id)
+
+
+def wake_after_commit(connection_id: int) -> None:
+    """Have the connection's control messages sent when the current transaction commits."""
+    db.session().info.setdefault(_WAKES, set()).add(connection_id)
+
+
+@event.listens_for(db.session, "after_commit")
+def _wake_now(session: Session) -> None:
+    for connection_id in session.info.pop(_WAKES, ()):
+        queue.wake_controls(connection_id)
+
+
+@event.listens_for(db.session, "after_rollback")
+def _forget(session: Session) -> None:
+    session.info.pop(_WAKES, None)
+
+
+def _signal_name(control_id: int) -> str:
+    return f"control-{control_id}"

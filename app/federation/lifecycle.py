@@ -1,0 +1,223 @@
+"""Lifecycle: the moves of a connection, whoever causes them, and what each of them brings with it.
+
+All functions here work inside the caller's transaction, on a connection that `lock` gave.
+"""
+
+import uuid
+from secrets import token_urlsafe
+
+import sqlalchemy as sa
+
+from app import clock
+from app.database import db
+from app.federation import controls
+from app.federation.consequences import plugged
+from app.models import Connection, ControlOut, Direction, Stream, Subscription
+from app.protocol import control as wire
+from app.protocol.control import ControlType
+from app.protocol.errors import (
+    ConnectionClosed,
+    ConnectionSuspended,
+    InvalidState,
+    KeyUntrusted,
+    NotFound,
+    Overloaded,
+    Problem,
+)
+from app.protocol.states import ConnectionStatus, SubscriptionStatus
+
+#: How long what comes in is still taken after we announced a suspension or an end, ms (§4).
+GRACE_MS = 15_000
+#: How long an accept or a resume of ours may wait for its answer, ms; what comes in is taken meanwhile.
+ANSWER_LIFE_MS = 14 * 86_400_000
+
+OPEN = (ConnectionStatus.ACTIVE, ConnectionStatus.SUSPENDED)
+WAITING = (ConnectionStatus.REQUESTED, ConnectionStatus.PENDING)
+ENDED = (ConnectionStatus.DISCONNECTED, ConnectionStatus.REJECTED, ConnectionStatus.EXPIRED)
+
+#: Subscriptions that have not ended.
+LIVE_SUBSCRIPTIONS = (
+    SubscriptionStatus.REQUESTED,
+    SubscriptionStatus.PENDING,
+    SubscriptionStatus.ACTIVE,
+)
+
+
+def lock(connection_id: int) -> Connection:
+    """The connection as it is now, held until the transaction ends. Raises NotFound."""
+    connection = db.session.scalar(
+        sa.select(Connection)
+        .where(Connection.id == connection_id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    if connection is None:
+        raise NotFound("There is no such connection.")
+    return connection
+
+
+def is_sending(connection: Connection) -> bool:
+    """Whether its deliveries go out now, but for a wait after failures. Otherwise they are held."""
+    return (
+        connection.status is ConnectionStatus.ACTIVE
+        and not connection.key_review
+        and connection.hold_code is None
+        and not connection.paused_outgoing
+    )
+
+
+def status_for_input(connection: Connection, now_ms: int) -> ConnectionStatus:
+    """The state that what comes in meets, which differs from our own for a while (§4).
+
+    After our accept or resume left it is active before the answer came; after we announced a suspension or an
+    end it still is, until the peer acknowledged that or 15 s are over.
+    """
+    held_open = connection.inbound_open_until is not None and now_ms < connection.inbound_open_until
+    if held_open and not connection.suspended_by_peer:
+        return ConnectionStatus.ACTIVE
+    return connection.status
+
+
+def refusal_of_events(connection: Connection, now_ms: int) -> Problem | None:
+    """Why a new event may not come in over this connection now; None if it may (last lines of §4's table)."""
+    status = status_for_input(connection, now_ms)
+    if connection.key_review:
+        return KeyUntrusted()
+    if status is ConnectionStatus.SUSPENDED:
+        return ConnectionSuspended()
+    if status in WAITING:
+        return InvalidState("The connection is not accepted yet.")
+    if status in ENDED:
+        return ConnectionClosed()
+    if connection.paused_incoming:
+        return Overloaded("Not taking events now.", retry_after_s=60)
+    return None
+
+
+def takes_events(connection: Connection, now_ms: int) -> bool:
+    """Whether new events may come in over this connection now."""
+    return refusal_of_events(connection, now_ms) is None
+
+
+def touch(connection: Connection) -> None:
+    """Note that something about the connection changed."""
+    connection.updated_at = clock.now_ms()
+
+
+def activate(connection: Connection) -> None:
+    """Make it active, or, after suspensions, what those that still stand allow.
+
+    The first time the stream to the peer begins and a verification is sent; a connection that it replaces ends.
+    """
+    connection.inbound_open_until = None
+    connection.status = (
+        ConnectionStatus.SUSPENDED
+        if connection.suspended_by_me or connection.suspended_by_peer
+        else ConnectionStatus.ACTIVE
+    )
+    touch(connection)
+    if connection.activated_at is None:
+        connection.activated_at = clock.now_ms()
+        _begin_stream(connection)
+        send_verification(connection)
+        _end_replaced(connection)
+    controls.hurry(connection.id)
+
+
+def send_verification(connection: Connection) -> ControlOut:
+    """Ask the peer to answer, to see that both ways work. Never repeated."""
+    return controls.queue_control(
+        connection, ControlType.VERIFICATION, wire.Verification(token_urlsafe(24))
+    )
+
+
+def suspend(connection: Connection, *, by_me: bool, reason: str | None) -> None:
+    """Note a suspension: nothing goes out from now on."""
+    if by_me:
+        connection.suspended_by_me = True
+    else:
+        connection.suspended_by_peer = True
+    connection.status = ConnectionStatus.SUSPENDED
+    connection.reason = reason
+    touch(connection)
+
+
+def end(connection: Connection, status: ConnectionStatus, reason: str | None) -> None:
+    """End it: its subscriptions end too, what waits for it is given up, history stays.
+
+    The caller says it to the peer, if it is to be said, after this: what waited before is not sent any more.
+    """
+    was_open = connection.activated_at is not None
+    connection.status = status
+    connection.reason = reason
+    connection.closed_at = clock.now_ms()
+    connection.key_review = False
+    connection.inbound_open_until = None
+    touch(connection)
+    controls.give_up(connection.id)
+    _end_subscriptions(connection.id)
+    if was_open:
+        plugged().connection_closed(connection.id)
+
+
+def end_by_us(connection: Connection, reason: str | None) -> ControlOut:
+    """Disconnect, and tell the peer. What comes in is refused when it knows, or in 15 s."""
+    was_open = status_for_input(connection, clock.now_ms()) is ConnectionStatus.ACTIVE
+    end(connection, ConnectionStatus.DISCONNECTED, reason)
+    if was_open:
+        connection.inbound_open_until = clock.now_ms() + GRACE_MS
+    return controls.queue_control(connection, ControlType.CONNECTION_DISCONNECT, wire.Reason(reason))
+
+
+def current_stream(connection_id: int) -> Stream | None:
+    """The newest stream to the peer; None before the connection was active."""
+    return db.session.scalar(
+        sa.select(Stream)
+        .where(Stream.connection_id == connection_id, Stream.direction == Direction.OUTGOING)
+        .order_by(Stream.id.desc())
+        .limit(1)
+        .execution_options(populate_existing=True)
+    )
+
+
+def _begin_stream(connection: Connection) -> None:
+    if current_stream(connection.id) is None:
+        db.session.add(
+            Stream(
+                connection_id=connection.id,
+                direction=Direction.OUTGOING,
+                epoch=str(uuid.uuid4()),
+                head_sequence=0,
+                contiguous=0,
+                ranges="[]",
+                created_at=clock.now_ms(),
+            )
+        )
+        db.session.flush()
+
+
+def _end_replaced(connection: Connection) -> None:
+    """The connection that this one replaces ends now; the side that was asked says so."""
+    if connection.replaces_id is None or connection.direction is not Direction.INCOMING:
+        return
+    replaced = lock(connection.replaces_id)
+    if replaced.status in OPEN:
+        end_by_us(replaced, "replaced by a new connection")
+
+
+def _end_subscriptions(connection_id: int) -> None:
+    # Both sides call it cancelled, whoever ended the connection, so that their lists agree.
+    now_ms = clock.now_ms()
+    db.session.execute(
+        sa.update(Subscription)
+        .where(
+            Subscription.connection_id == connection_id,
+            Subscription.status.in_(LIVE_SUBSCRIPTIONS),
+        )
+        .values(
+            status=SubscriptionStatus.CANCELLED,
+            renew_at=None,
+            accepts_until=now_ms + GRACE_MS,
+            updated_at=now_ms,
+        )
+    )

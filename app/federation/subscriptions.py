@@ -1,0 +1,398 @@
+"""Subscriptions: which event types flow over a connection, as its subscriber and as its publisher.
+
+    subscriber   subscribe_to_event_type, unsubscribe_from_event_type, renew_due
+    publisher    approve, reject, revoke
+    both         grants_for (what may be sent), accepted_patterns (what is taken in), expire_due
+
+Our rows of direction INCOMING are events that come to us; OUTGOING ones are asked for by the peer.
+"""
+
+import uuid
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+
+from app import clock
+from app.config import settings
+from app.database import db, transaction
+from app.errors import SubscriptionExists
+from app.federation import controls, lifecycle
+from app.federation.consequences import plugged
+from app.federation.lifecycle import LIVE_SUBSCRIPTIONS
+from app.models import Connection, Direction, Subscription
+from app.protocol import control as wire
+from app.protocol.control import ControlType
+from app.protocol.errors import InvalidState, NotFound, invalid
+from app.protocol.event_types import check_pattern, is_subset
+from app.protocol.states import ConnectionStatus, SubscriptionStatus
+
+#: Lease that we ask for, seconds (§5).
+LEASE_S = 30 * 86_400
+#: How long after its lease a subscription's events are still taken: clocks differ (§5).
+LEASE_GRACE_MS = 600_000
+#: How long a call waits for the peer's answer before it answers with what is so.
+WAIT_S = 2.0
+#: A renewal that is not answered is tried again after this.
+RENEW_AGAIN_MS = 3_600_000
+#: Until the cancel is answered, and no longer than its message is repeated.
+_CANCEL_LIFE_MS = 8 * 86_400_000
+_MAX_DETAILS = 16_384
+
+
+def subscribe_to_event_type(
+    workspace_id: int, connection_public_id: str, event_type: str, details: dict[str, Any] | None = None
+) -> Subscription:
+    """Ask the peer for its events of a type or pattern.
+
+    workspace_id: the subscriber's workspace. connection_public_id: the API's `connectionId`. event_type: an event
+    type or a pattern (`task.created`, `task.*`, `task.**`, `**`). details: own notes, kept and never sent.
+    Returns the subscription: `active` if the peer granted it within 2 s, `rejected` if it refused, else `requested`
+    or `pending`; the request then goes on by itself. Commits.
+    Raises NotFound, InvalidRequest at /eventType, InvalidState unless the connection is active, SubscriptionExists.
+    """
+    check_pattern(event_type, "/eventType")
+    text = orjson.dumps(details or {}).decode()
+    if len(text) > _MAX_DETAILS:
+        raise invalid("/metadata", f"is longer than {_MAX_DETAILS} bytes", "limit")
+    with transaction():
+        connection = lifecycle.lock(_connection_id(workspace_id, connection_public_id))
+        if connection.status is not ConnectionStatus.ACTIVE:
+            raise InvalidState(f"The connection is {connection.status.value}; subscribing needs an active one.")
+        if _live(connection.id, event_type) is not None:
+            raise SubscriptionExists(f"{event_type} is subscribed to, or asked for, over this connection.")
+        now_ms = clock.now_ms()
+        subscription = Subscription(
+            public_id=str(uuid.uuid4()),
+            workspace_id=workspace_id,
+            connection_id=connection.id,
+            direction=Direction.INCOMING,
+            wire_subscription_id=str(uuid.uuid4()),
+            event_type=event_type,
+            status=SubscriptionStatus.REQUESTED,
+            lease_seconds=LEASE_S,
+            details=text,
+            created_at=now_ms,
+            updated_at=now_ms,
+        )
+        db.session.add(subscription)
+        db.session.flush()
+        control = _request(connection, subscription)
+    controls.wait_for_answer(control.id, WAIT_S)
+    return _get(subscription.id)
+
+
+def unsubscribe_from_event_type(
+    workspace_id: int, connection_public_id: str, event_type: str
+) -> Subscription:
+    """Want the peer's events of a type or pattern no longer.
+
+    Arguments as for `subscribe_to_event_type`; event_type is the pattern that was asked for. What is under way is
+    still taken until 15 s after the peer answered. Returns the subscription, `cancelled`. Commits.
+    Raises NotFound if the pattern is not subscribed to over this connection, InvalidRequest at /eventType.
+    """
+    check_pattern(event_type, "/eventType")
+    with transaction():
+        connection = lifecycle.lock(_connection_id(workspace_id, connection_public_id))
+        subscription = _live(connection.id, event_type)
+        if subscription is None:
+            raise NotFound(f"{event_type} is not subscribed to over this connection.")
+        now_ms = clock.now_ms()
+        subscription.status = SubscriptionStatus.CANCELLED
+        subscription.renew_at = None
+        subscription.accepts_until = now_ms + _CANCEL_LIFE_MS
+        subscription.updated_at = now_ms
+        control = controls.queue_control(
+            connection,
+            ControlType.SUBSCRIPTION_CANCEL,
+            wire.SubscriptionEnd(subscription.wire_subscription_id),
+        )
+    controls.wait_for_answer(control.id, WAIT_S)
+    return _get(subscription.id)
+
+
+def approve(workspace_id: int, public_id: str, reason: str | None = None) -> Subscription:
+    """Grant what the peer asked for. Commits; waits up to 2 s for the peer. Raises NotFound, InvalidState."""
+    with transaction():
+        connection, subscription = _lock_outgoing(workspace_id, public_id)
+        _expect(subscription, SubscriptionStatus.PENDING)
+        grant_of = grant(connection, subscription)
+        control = controls.queue_control(
+            connection,
+            ControlType.SUBSCRIPTION_APPROVE,
+            wire.SubscriptionApprove(subscription.wire_subscription_id, grant_of),
+        )
+        subscription.reason = reason
+    controls.wait_for_answer(control.id, WAIT_S)
+    return _get(subscription.id)
+
+
+def reject(workspace_id: int, public_id: str, reason: str | None = None) -> Subscription:
+    """Refuse what the peer asked for. Commits; waits up to 2 s for the peer. Raises NotFound, InvalidState."""
+    with transaction():
+        connection, subscription = _lock_outgoing(workspace_id, public_id)
+        _expect(subscription, SubscriptionStatus.PENDING)
+        control = _end_and_tell(
+            connection, subscription, SubscriptionStatus.REJECTED, ControlType.SUBSCRIPTION_REJECT, reason
+        )
+    controls.wait_for_answer(control.id, WAIT_S)
+    return _get(subscription.id)
+
+
+def revoke(workspace_id: int, public_id: str, reason: str | None = None) -> Subscription:
+    """Take a grant back; what was not sent yet is withdrawn. Commits; waits up to 2 s for the peer.
+
+    Raises NotFound, InvalidState.
+    """
+    with transaction():
+        connection, subscription = _lock_outgoing(workspace_id, public_id)
+        _expect(subscription, SubscriptionStatus.ACTIVE)
+        control = _end_and_tell(
+            connection, subscription, SubscriptionStatus.REVOKED, ControlType.SUBSCRIPTION_REVOKE, reason
+        )
+        plugged().grants_shrank(connection.id)
+    controls.wait_for_answer(control.id, WAIT_S)
+    return _get(subscription.id)
+
+
+def get_subscription(workspace_id: int, public_id: str) -> Subscription:
+    """One subscription of either direction. Raises NotFound."""
+    found = db.session.scalar(
+        sa.select(Subscription).where(
+            Subscription.public_id == public_id, Subscription.workspace_id == workspace_id
+        )
+    )
+    if found is None:
+        raise NotFound("There is no such subscription.")
+    return found
+
+
+def grants_for(workspace_id: int) -> list[tuple[int, str]]:
+    """(connection id, granted pattern) of all active grants on open connections: who gets a new event.
+
+    Suspended connections count: their deliveries are held.
+    """
+    rows = db.session.execute(
+        sa.select(Subscription.connection_id, Subscription.granted_event_type)
+        .join(Connection, Connection.id == Subscription.connection_id)
+        .where(
+            Subscription.workspace_id == workspace_id,
+            Subscription.direction == Direction.OUTGOING,
+            Subscription.status == SubscriptionStatus.ACTIVE,
+            Subscription.lease_expires_at > clock.now_ms(),
+            Connection.status.in_(lifecycle.OPEN),
+        )
+    )
+    return [(connection_id, pattern) for connection_id, pattern in rows]
+
+
+def granted_patterns(connection_id: int) -> list[str]:
+    """The patterns that may be sent over a connection now."""
+    return [
+        pattern
+        for pattern in db.session.scalars(
+            sa.select(Subscription.granted_event_type).where(
+                Subscription.connection_id == connection_id,
+                Subscription.direction == Direction.OUTGOING,
+                Subscription.status == SubscriptionStatus.ACTIVE,
+                Subscription.lease_expires_at > clock.now_ms(),
+            )
+        )
+        if pattern is not None
+    ]
+
+
+def accepted_patterns(connection_id: int, now_ms: int) -> list[str]:
+    """The patterns that events which come in over a connection must match, one of them (§5).
+
+    What was asked for and not yet answered, what is granted and up to 10 minutes after its lease, and what was
+    cancelled until 15 s after the peer knew.
+    """
+    rows = db.session.execute(
+        sa.select(Subscription.event_type, Subscription.granted_event_type).where(
+            Subscription.connection_id == connection_id,
+            Subscription.direction == Direction.INCOMING,
+            sa.or_(
+                Subscription.status.in_((SubscriptionStatus.REQUESTED, SubscriptionStatus.PENDING)),
+                sa.and_(
+                    Subscription.status == SubscriptionStatus.ACTIVE,
+                    Subscription.lease_expires_at > now_ms - LEASE_GRACE_MS,
+                ),
+                sa.and_(
+                    Subscription.status.in_((SubscriptionStatus.CANCELLED, SubscriptionStatus.EXPIRED)),
+                    Subscription.accepts_until > now_ms,
+                ),
+            ),
+        )
+    )
+    return [granted or asked for asked, granted in rows]
+
+
+def is_auto_granted(pattern: str) -> bool:
+    """Whether FEDERATION_AUTO_GRANT grants all that the pattern covers."""
+    return any(is_subset(pattern, granted) for granted in settings().federation_auto_grant)
+
+
+def grant(connection: Connection, subscription: Subscription, event_type: str | None = None) -> wire.Grant:
+    """Make it active with a new lease, inside the caller's transaction. Returns what the subscriber is told."""
+    now_ms = clock.now_ms()
+    subscription.status = SubscriptionStatus.ACTIVE
+    subscription.granted_event_type = event_type or subscription.granted_event_type or subscription.event_type
+    subscription.lease_expires_at = now_ms + subscription.lease_seconds * 1000
+    subscription.updated_at = now_ms
+    stream = lifecycle.current_stream(connection.id)
+    if stream is None:
+        raise LookupError("an open connection has a stream")
+    return wire.Grant(
+        subscription.granted_event_type,
+        subscription.lease_expires_at,
+        stream.epoch,
+        stream.head_sequence + 1,
+    )
+
+
+def take_grant(subscription: Subscription, granted: wire.Grant) -> None:
+    """Note what the publisher granted, inside the caller's transaction."""
+    now_ms = clock.now_ms()
+    subscription.status = SubscriptionStatus.ACTIVE
+    subscription.granted_event_type = granted.event_type
+    subscription.lease_expires_at = granted.lease_expires_at
+    subscription.renew_at = now_ms + max(0, granted.lease_expires_at - now_ms) // 2
+    subscription.updated_at = now_ms
+
+
+def end_subscription(subscription: Subscription, status: SubscriptionStatus, reason: str | None) -> None:
+    """Note an end that the other side or the clock caused, inside the caller's transaction."""
+    subscription.status = status
+    subscription.reason = reason
+    subscription.renew_at = None
+    subscription.updated_at = clock.now_ms()
+
+
+def find(connection_id: int, direction: Direction, wire_id: str) -> Subscription | None:
+    """The subscription that a message speaks of."""
+    return db.session.scalar(
+        sa.select(Subscription)
+        .where(
+            Subscription.connection_id == connection_id,
+            Subscription.direction == direction,
+            Subscription.wire_subscription_id == wire_id,
+        )
+        .execution_options(populate_existing=True)
+    )
+
+
+def renew_due(limit: int = 100) -> int:
+    """Ask again for subscriptions whose lease is half over, on active connections. Commits each; how many."""
+    due = db.session.execute(
+        sa.select(Subscription.id, Subscription.connection_id)
+        .join(Connection, Connection.id == Subscription.connection_id)
+        .where(
+            Subscription.status == SubscriptionStatus.ACTIVE,
+            Subscription.direction == Direction.INCOMING,
+            Subscription.renew_at <= clock.now_ms(),
+            Connection.status == ConnectionStatus.ACTIVE,
+        )
+        .limit(limit)
+    ).all()
+    for subscription_id, connection_id in due:
+        with transaction():
+            connection = lifecycle.lock(connection_id)
+            subscription = _get(subscription_id)
+            if subscription.status is SubscriptionStatus.ACTIVE:
+                _request(connection, subscription)
+                subscription.renew_at = clock.now_ms() + RENEW_AGAIN_MS
+    return len(due)
+
+
+def expire_due(limit: int = 100) -> int:
+    """End subscriptions whose lease is over, of both directions. Commits each; how many."""
+    due = db.session.execute(
+        sa.select(Subscription.id, Subscription.connection_id)
+        .where(
+            Subscription.status == SubscriptionStatus.ACTIVE,
+            Subscription.lease_expires_at <= clock.now_ms(),
+        )
+        .limit(limit)
+    ).all()
+    for subscription_id, connection_id in due:
+        with transaction():
+            lifecycle.lock(connection_id)
+            subscription = _get(subscription_id)
+            lease = subscription.lease_expires_at
+            if subscription.status is SubscriptionStatus.ACTIVE and lease is not None:
+                if lease > clock.now_ms():
+                    continue
+                end_subscription(subscription, SubscriptionStatus.EXPIRED, None)
+                subscription.accepts_until = lease + LEASE_GRACE_MS
+                if subscription.direction is Direction.OUTGOING:
+                    plugged().grants_shrank(connection_id)
+    return len(due)
+
+
+def _request(connection: Connection, subscription: Subscription) -> Any:
+    return controls.queue_control(
+        connection,
+        ControlType.SUBSCRIPTION_REQUEST,
+        wire.SubscriptionRequest(
+            subscription.wire_subscription_id, subscription.event_type, subscription.lease_seconds
+        ),
+    )
+
+
+def _end_and_tell(
+    connection: Connection,
+    subscription: Subscription,
+    status: SubscriptionStatus,
+    control_type: ControlType,
+    reason: str | None,
+) -> Any:
+    end_subscription(subscription, status, reason)
+    return controls.queue_control(
+        connection, control_type, wire.SubscriptionEnd(subscription.wire_subscription_id, reason)
+    )
+
+
+def _connection_id(workspace_id: int, public_id: str) -> int:
+    found = db.session.scalar(
+        sa.select(Connection.id).where(
+            Connection.public_id == public_id,
+            Connection.workspace_id == workspace_id,
+            Connection.checked_at.is_not(None),
+        )
+    )
+    if found is None:
+        raise NotFound("There is no such connection.")
+    return found
+
+
+def _live(connection_id: int, event_type: str) -> Subscription | None:
+    return db.session.scalar(
+        sa.select(Subscription).where(
+            Subscription.connection_id == connection_id,
+            Subscription.direction == Direction.INCOMING,
+            Subscription.event_type == event_type,
+            Subscription.status.in_(LIVE_SUBSCRIPTIONS),
+        )
+    )
+
+
+def _lock_outgoing(workspace_id: int, public_id: str) -> tuple[Connection, Subscription]:
+    """The connection, held, and the peer's subscription on it, read after that."""
+    seen = get_subscription(workspace_id, public_id)
+    connection = lifecycle.lock(seen.connection_id)
+    subscription = _get(seen.id)
+    if subscription.direction is not Direction.OUTGOING:
+        raise InvalidState("We asked for these events; the other side decides.")
+    if connection.status not in lifecycle.OPEN:
+        raise InvalidState(f"The connection is {connection.status.value}.")
+    return connection, subscription
+
+
+def _expect(subscription: Subscription, status: SubscriptionStatus) -> None:
+    if subscription.status is not status:
+        raise InvalidState(f"The subscription is {subscription.status.value}, not {status.value}.")
+
+
+def _get(subscription_id: int) -> Subscription:
+    return db.session.get_one(Subscription, subscription_id, populate_existing=True)
