@@ -1,4 +1,4 @@
-"""When to try again: the retry schedule, the probes of the breaker, Retry-After (protocol §8). Times in ms."""
+"""When to try again: the retry schedule, the probes of the breaker, Retry-After (§8). Times in ms."""
 
 import re
 from datetime import UTC
@@ -40,7 +40,7 @@ def is_breaker_open(failures: int) -> bool:
 
 
 def parse_retry_after(value: str | None, now_ms: int) -> int | None:
-    """The wait that Retry-After asks for (RFC 9110 §10.2.3), held to 1 s … 1 h; None if it says nothing readable."""
+    """The wait that Retry-After asks for (RFC 9110 §10.2.3), held to 1 s … 1 h; None if unreadable."""
     if value is None:
         return None
     text = value.strip()

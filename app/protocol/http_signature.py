@@ -1,6 +1,7 @@
 """Transport signatures: the profile of RFC 9421 that §1.4 fixes, with Content-Digest of RFC 9530.
 
-    Signature-Input: tidings=("@method" "@target-uri" "content-digest");created=…;keyid="…";nonce="…";tag="tidings"
+    Content-Digest: sha-256=:<base64>:
+    Signature-Input: tidings=("@method" "@target-uri" "content-digest");created=…;keyid="…";nonce="…";tag="…"
     Signature: tidings=:<base64>:
 
 Reading and verifying are two steps, so that the key can be looked up between them:
