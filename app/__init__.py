@@ -8,7 +8,7 @@ from flask_migrate import Migrate
 from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
 
-from app import cli, models, queue, web
+from app import cli, clock, models, queue, web
 from app.config import ROOT, Config
 from app.database import db, engine_options
 
@@ -37,6 +37,7 @@ def create_app(config: Config) -> Flask:
     )
     db.init_app(app)
     Migrate(app, db, directory=str(ROOT / "migrations"), render_as_batch=True, compare_type=True)
+    clock.set_offset_ms(config.clock_offset_ms)
     queue.init_app(app, config)
     web.register(app)
     cli.register(app)
