@@ -68,7 +68,7 @@ _NOT_PUBLIC_6 = tuple(
 _ORIGIN = re.compile(
     r"(?P<scheme>[A-Za-z]+)://(?P<host>\[[^\]]*\]|[^:/?#@\[\]\\]+)(?::(?P<port>[0-9]{1,5}))?/?"
 )
-_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 #: A last label of this form makes C libraries read the host as a number: 127.1, 0x7f.1, 2130706433.
 _NUMERIC_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
@@ -124,7 +124,7 @@ def split_origin(text: str) -> Origin:
 
 
 def _canonical_host(host: str) -> str:
-    """A DNS name of letters, digits and hyphens, or an address in its shortest spelling. No brackets."""
+    """A name of letters, digits, `-` and `_`, or an address in its shortest spelling. No brackets."""
     if host.startswith("["):
         return _literal(host[1:-1], IPv6Address)
     labels = host.split(".")

@@ -20,7 +20,7 @@ import ssl
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -37,6 +37,9 @@ MAX_ANSWER_BYTES = 1024 * 1024
 
 #: Name look-ups under way at a time. A resolver that hangs must not collect threads without end.
 MAX_LOOKUPS = 32
+
+#: Headers of a request, or what makes them anew whenever the request is sent.
+Headers = Mapping[str, str] | Callable[[], Mapping[str, str]]
 
 _URL = re.compile(r"([a-z]+://[^/?#]+)(/[!-\"$-~]*)")
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [ -~]*")
@@ -105,24 +108,27 @@ class Client:
         self,
         url: str,
         *,
-        headers: Mapping[str, str] | None = None,
         max_bytes: int = MAX_ANSWER_BYTES,
         deadline_s: float = DEADLINE_S,
     ) -> Answer:
         """GET the URL. The body of the answer has at most `max_bytes`. Raises TransportError."""
-        return self._call("GET", url, b"", headers or {}, max_bytes, deadline_s)
+        return self._call("GET", url, b"", {}, max_bytes, deadline_s)
 
     def post(
         self,
         url: str,
         body: bytes,
-        headers: Mapping[str, str],
+        headers: Headers,
         *,
         deadline_s: float = DEADLINE_S,
         max_bytes: int = MAX_ANSWER_BYTES,
     ) -> Answer:
-        """POST the body. The peer may see it twice if a kept-alive connection breaks: what is sent must be
-        safe to repeat, as every message with a messageId is. Raises TransportError."""
+        """POST the body. The answer's has at most `max_bytes`. Raises TransportError.
+
+        If a kept-alive connection breaks, the peer may see the request twice. So the body must be safe to
+        repeat, as every message with a messageId is; headers that are not, like a signature with a nonce,
+        are handed over as a function, which is called for each time that the request is sent.
+        """
         return self._call("POST", url, body, headers, max_bytes, deadline_s)
 
     def close(self) -> None:
@@ -138,22 +144,26 @@ class Client:
         method: str,
         url: str,
         body: bytes,
-        headers: Mapping[str, str],
+        headers: Headers,
         max_bytes: int,
         deadline_s: float,
     ) -> Answer:
         started, deadline = time.monotonic(), Deadline(deadline_s)
         origin, target = _split_url(url)
-        request = self._head(method, origin, target, headers, len(body)) + body
 
-        wire = self._take(origin)
+        def request() -> bytes:
+            made = headers() if callable(headers) else headers
+            return self._head(method, origin, target, made, len(body)) + body
+
+        first = request()
+        wire = self._take(origin) or self._open(origin, deadline)
         try:
-            wire = wire or self._open(origin, deadline)
-            reply = wire.exchange(method, request, deadline, max_bytes)
+            reply = wire.exchange(method, first, deadline, max_bytes)
         except StaleWire:
             # Once only: a new connection is never stale.
+            again = request()
             wire = self._open(origin, deadline)
-            reply = wire.exchange(method, request, deadline, max_bytes)
+            reply = wire.exchange(method, again, deadline, max_bytes)
         if wire.is_reusable:
             self._put_back(wire)
 

@@ -228,6 +228,7 @@ def test_a_name_without_addresses_is_not_resolved():
         ("https://[2001:DB8:0:0::1]:8443", "https://[2001:db8::1]:8443"),
         ("https://xn--bcher-kva.example", "https://xn--bcher-kva.example"),
         ("https://1and1.example", "https://1and1.example"),
+        ("http://tidings_b:5000", "http://tidings_b:5000"),
     ],
 )
 def test_an_origin_has_one_spelling(text, origin):
@@ -265,7 +266,6 @@ def test_an_origin_has_one_spelling(text, origin):
         "https://b..example",
         "https://-b.example",
         "https://b-.example",
-        "https://b_c.example",
         "https://b%2eexample",
         "https://" + "a" * 64 + ".example",
         "https://" + ".".join(["a" * 49] * 6),
