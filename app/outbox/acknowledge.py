@@ -16,6 +16,7 @@ from app.models import Connection, Delivery, Direction, Event
 from app.outbox.claim import Batch
 from app.outbox.rollup import sum_up
 from app.outbox.target import Target
+from app.protocol.answers import Outcome, decide_entry
 from app.protocol.canonical import loads
 from app.protocol.errors import Problem
 from app.protocol.keys import KeyRecord
@@ -28,6 +29,8 @@ from app.protocol.messages import (
     verify_ack_batch,
 )
 from app.protocol.states import DeliveryState
+
+_WAITING = (DeliveryState.PENDING, DeliveryState.SENDING)
 
 _DELIVERY = Delivery.__table__
 _EVENT = Event.__table__
@@ -86,8 +89,7 @@ def process_event_ack(connection: Connection, ack: VerifiedEventAck | VerifiedAc
             continue
         if verdict.received and row.state is not DeliveryState.DELIVERED:
             received.append(row.id)
-        elif _ends(verdict.error) and row.state in (DeliveryState.PENDING, DeliveryState.SENDING):
-            assert verdict.error is not None
+        elif verdict.error is not None and _ends(verdict.error) and row.state in _WAITING:
             refused.setdefault((verdict.error.code, verdict.error.detail), []).append(row.id)
     mark_delivered(received, now_ms())
     for (code, detail), ids in refused.items():
@@ -122,15 +124,14 @@ def mark_dead(
         sa.update(_DELIVERY)
         .where(
             _DELIVERY.c.id.in_(delivery_ids),
-            _DELIVERY.c.state.in_((DeliveryState.PENDING, DeliveryState.SENDING)),
+            _DELIVERY.c.state.in_(_WAITING),
         )
         .values(**values)
     )
 
 
-def _ends(error: AckError | None) -> bool:
-    # A conflict of numbers is no fault of the event: it goes again under another one.
-    return error is not None and not error.retryable and error.code != "sequence_conflict"
+def _ends(error: AckError) -> bool:
+    return decide_entry(False, error.code, error.retryable) in (Outcome.DEAD, Outcome.STALE)
 
 
 def _verdicts_of(ack: VerifiedEventAck | VerifiedAckBatch) -> list[_Verdict]:

@@ -11,17 +11,16 @@ from uuid import uuid4
 
 import sqlalchemy as sa
 
+from app.backoff import MAX_RETRY_AGE_MS
 from app.database import db
-from app.models import Delivery, Direction, Event, Subscription
+from app.federation.subscriptions import granted_patterns
+from app.models import Delivery, Event
 from app.outbox import finish
 from app.outbox.epochs import Counter, advance, current_counter
 from app.outbox.target import Target
 from app.protocol.event_types import covering_patterns
 from app.protocol.messages import event_size
-from app.protocol.states import DeliveryState, SubscriptionStatus
-
-#: An event that was not acknowledged after 7 days is a dead letter (§8), ms.
-MAX_AGE_MS = 7 * 86_400_000
+from app.protocol.states import DeliveryState
 
 #: How often a claim looks again after a page on which nothing could be sent.
 _MAX_PAGES = 10
@@ -34,7 +33,6 @@ _ENTRY_BYTES = len(b'{"sequence":9007199254740991,"event":},')
 
 _DELIVERY = Delivery.__table__
 _EVENT = Event.__table__
-_SUBSCRIPTION = Subscription.__table__
 
 
 class Entry(NamedTuple):
@@ -118,22 +116,6 @@ def _due(numbered: bool) -> sa.Select[Any]:
 
 _NUMBERED, _NEW = _due(numbered=True), _due(numbered=False)
 
-_GRANTED = sa.select(_SUBSCRIPTION.c.granted_event_type).where(
-    _SUBSCRIPTION.c.connection_id == sa.bindparam("connection_id"),
-    _SUBSCRIPTION.c.direction == Direction.OUTGOING,
-    _SUBSCRIPTION.c.status == SubscriptionStatus.ACTIVE,
-    sa.or_(
-        _SUBSCRIPTION.c.lease_expires_at.is_(None), _SUBSCRIPTION.c.lease_expires_at > sa.bindparam("now")
-    ),
-)
-
-
-def granted_patterns(connection_id: int, now: int) -> frozenset[str]:
-    """The patterns that the peer may get over this connection."""
-    found = db.session.connection().execute(_GRANTED, {"connection_id": connection_id, "now": now})
-    return frozenset(found.scalars())
-
-
 def is_granted(event_type: str, patterns: frozenset[str]) -> bool:
     """Whether one of the patterns covers the event type."""
     return not patterns.isdisjoint(covering_patterns(event_type))
@@ -142,7 +124,7 @@ def is_granted(event_type: str, patterns: frozenset[str]) -> bool:
 def claim(target: Target, now: int, most: int) -> Claim:
     """The next batch of at most `most` events, marked as being sent and numbered."""
     counter = current_counter(target.connection_id)
-    patterns = granted_patterns(target.connection_id, now)
+    patterns = frozenset(granted_patterns(target.connection_id))
     for _ in range(_MAX_PAGES):
         rows = _read_due(target.connection_id, now, min(most, target.max_batch_events))
         if not rows:
@@ -183,7 +165,7 @@ def _finish_hopeless(
 
     def is_too_old(row: _Row) -> bool:
         # Whoever asked for an old one to be sent again gets one more try.
-        return row.trigger == "auto" and bool(row.timestamp < now - MAX_AGE_MS)
+        return row.trigger == "auto" and bool(row.timestamp < now - MAX_RETRY_AGE_MS)
 
     def is_too_large(row: _Row) -> bool:
         size = _wire_size(row)

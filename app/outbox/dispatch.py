@@ -11,12 +11,10 @@ from sqlalchemy.orm import Session
 
 from app.database import db
 from app.models import Connection
-from app.queue import wake_controls, wake_drain
+from app.queue import wake_drain
 
 #: Where a session keeps {connection id: has failures} until its transaction ends.
 _WAITING = "tidings_wake_drains"
-#: The same for control messages: a set of connection ids.
-_CONTROLS = "tidings_wake_controls"
 
 
 def wake(connection_ids: Iterable[int]) -> None:
@@ -34,15 +32,8 @@ def wake(connection_ids: Iterable[int]) -> None:
     waiting.update((connection_id, failures > 0) for connection_id, failures in rows)
 
 
-def wake_controls_of(connection_id: int) -> None:
-    """Have the connection's control messages sent when the current transaction commits."""
-    db.session().info.setdefault(_CONTROLS, set()).add(connection_id)
-
-
 @event.listens_for(db.session, "after_commit")
 def _wake_now(session: Session) -> None:
-    for connection_id in session.info.pop(_CONTROLS, ()):
-        wake_controls(connection_id)
     for connection_id, failing in session.info.pop(_WAITING, {}).items():
         wake_drain(connection_id, failing=failing)
 
@@ -50,4 +41,3 @@ def _wake_now(session: Session) -> None:
 @event.listens_for(db.session, "after_rollback")
 def _forget(session: Session) -> None:
     session.info.pop(_WAITING, None)
-    session.info.pop(_CONTROLS, None)

@@ -18,6 +18,7 @@ from app.database import db
 from app.models import Delivery
 from app.outbox import gaps
 from app.outbox.rollup import sum_up
+from app.protocol.control import GapReason
 from app.protocol.states import DeliveryState
 
 #: Rows of one statement; SQLite takes 32,766 parameters.
@@ -32,23 +33,23 @@ class Ending(NamedTuple):
     state: DeliveryState
     code: str
     detail: str
-    gap: str | None
+    gap: GapReason | None
 
 
-EXPIRED = Ending(DeliveryState.DEAD, "expired", "not acknowledged within 7 days", "expired")
-TOO_LARGE = Ending(DeliveryState.DEAD, "too_large", "larger than the peer takes", "refused")
-WITHDRAWN = Ending(DeliveryState.WITHDRAWN, "withdrawn", "no grant covers it any more", "withdrawn")
+EXPIRED = Ending(DeliveryState.DEAD, "expired", "not acknowledged within 7 days", GapReason.EXPIRED)
+TOO_LARGE = Ending(DeliveryState.DEAD, "too_large", "larger than the peer takes", GapReason.REFUSED)
+WITHDRAWN = Ending(DeliveryState.WITHDRAWN, "withdrawn", "no grant covers it any more", GapReason.WITHDRAWN)
 CLOSED = Ending(DeliveryState.DEAD, "connection_closed", "the connection has ended", None)
 
 
 def refused(code: str, detail: str) -> Ending:
     """A request with this event alone was refused."""
-    return Ending(DeliveryState.DEAD, code, detail, "refused")
+    return Ending(DeliveryState.DEAD, code, detail, GapReason.REFUSED)
 
 
 def discarded(reason: str) -> Ending:
     """An operator gave it up."""
-    return Ending(DeliveryState.WITHDRAWN, "discarded", reason, "withdrawn")
+    return Ending(DeliveryState.WITHDRAWN, "discarded", reason, GapReason.WITHDRAWN)
 
 
 def finish(connection_id: int, rows: Sequence[Any], ending: Ending) -> None:

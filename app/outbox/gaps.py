@@ -6,16 +6,16 @@ import sqlalchemy as sa
 
 from app.database import db
 from app.federation.controls import queue_control
-from app.models import Connection, Stream
-from app.outbox import dispatch
-from app.protocol.control import ControlType
+from app.federation.lifecycle import lock
+from app.models import Stream
+from app.protocol.control import ControlType, Gap, GapReason
 
 #: Numbers of one gap at most (§6).
 MAX_GAP = 1_000_000
 
 
-def tell(connection_id: int, numbers: Iterable[tuple[int, int]], reason: str) -> None:
-    """Announce that these (stream id, sequence) will not come, for a reason of §3's `gap`.
+def tell(connection_id: int, numbers: Iterable[tuple[int, int]], reason: GapReason) -> None:
+    """Announce that these (stream id, sequence) will not come, and why.
 
     Called inside `transaction()`; the messages go after the commit.
     """
@@ -24,13 +24,11 @@ def tell(connection_id: int, numbers: Iterable[tuple[int, int]], reason: str) ->
         by_stream.setdefault(stream_id, []).append(sequence)
     if not by_stream:
         return
-    connection = db.session.get(Connection, connection_id, populate_existing=True)
+    connection = lock(connection_id)
     for stream_id, sequences in by_stream.items():
-        epoch = db.session.scalar(sa.select(Stream.epoch).where(Stream.id == stream_id))
+        epoch = db.session.execute(sa.select(Stream.epoch).where(Stream.id == stream_id)).scalar_one()
         for first, last in runs(sorted(sequences)):
-            payload = {"streamEpoch": epoch, "fromSequence": first, "toSequence": last, "reason": reason}
-            queue_control(connection, ControlType.GAP, payload)
-    dispatch.wake_controls_of(connection_id)
+            queue_control(connection, ControlType.GAP, Gap(epoch, first, last, reason))
 
 
 def runs(numbers: Iterable[int]) -> list[tuple[int, int]]:

@@ -1,0 +1,159 @@
+"""Deliver: drain one connection, batch by batch, for about a second.
+
+    acquire ─► claim ─► send ─► record + claim the next ─► ... ─► record + release
+    └ one transaction ┘  HTTP    └─ one transaction ─┘             └ one ┘
+
+No transaction is open across HTTP. One drain per connection holds the lease, whatever the queue does; a
+drain that dies leaves rows in `sending`, which the next one makes wait again. The claim that finds nothing and
+the release are one transaction that holds the connection's row, so that no wake-up falls between them.
+"""
+
+import logging
+from random import Random
+
+from app.clock import monotonic, now_ms
+from app.database import db, transaction
+from app.federation.identity import signer
+from app.federation.leases import new_owner
+from app.federation.outside import client
+from app.federation.peers import message_key
+from app.outbox import lease
+from app.outbox.acknowledge import NotAnAck, read_ack_batch
+from app.outbox.claim import Batch, claim
+from app.outbox.record import Reply, record_acked, record_failed
+from app.outbox.target import Target, read_target
+from app.protocol.errors import read_problem
+from app.protocol.keys import KeyRecord
+from app.queue import wake_drain
+from app.transport import peer_api
+from app.transport.errors import TransportError
+
+log = logging.getLogger(__name__)
+
+#: Where batches go, below the peer's baseUrl.
+PATH = "/api/v1/federation/incoming/events"
+
+#: A drain yields after about this time, so that every connection gets its turn.
+RUN_S = 1.0
+
+#: Error code of an answer that proves nothing.
+NOT_AN_ACK = "ack_invalid"
+
+
+def drain(connection_id: int) -> int:
+    """Send the due deliveries of a connection for about a second. How many were sent and acknowledged.
+
+    Safe to run twice, also at the same time: the second finds the lease taken and does nothing. Wakes itself
+    again if there is more. Commits.
+    """
+    return _Drain(connection_id).run()
+
+
+class _Drain:
+    """One run: what it holds, how much it takes at a time, and the keys it has looked up."""
+
+    def __init__(self, connection_id: int) -> None:
+        self.connection_id = connection_id
+        self.owner = new_owner()
+        self.most: int | None = None
+        self.more = False
+        self.acknowledged = 0
+        self.until = monotonic() + RUN_S
+        self._keys: dict[str, KeyRecord | None] = {}
+        self._rng = Random()  # noqa: S311 - chance for the spread of back-offs
+
+    def run(self) -> int:
+        work = self._begin()
+        while work is not None:
+            target, batch = work
+            reply = self._send(target, batch)
+            work = self._record(target, batch, reply)
+        if self.more:
+            wake_drain(self.connection_id, failing=False)
+        return self.acknowledged
+
+    def _begin(self) -> tuple[Target, Batch] | None:
+        with transaction():
+            if not lease.acquire(self.connection_id, self.owner):
+                return None
+            return self._next()
+
+    def _next(self) -> tuple[Target, Batch] | None:
+        """The next batch, or None with the lease given back. Inside a transaction that has the row."""
+        now = now_ms()
+        target = read_target(self.connection_id)
+        if target is not None and target.may_send and target.retry_at <= now:
+            found = claim(target, now, self.most or target.max_batch_events)
+            if found.batch is not None:
+                return target, found.batch
+            self.more = found.more
+        lease.release(self.connection_id, self.owner)
+        return None
+
+    def _send(self, target: Target, batch: Batch) -> Reply:
+        started_at, started = now_ms(), monotonic()
+        try:
+            answer = peer_api.send_signed(client(), signer(), target.base_url, PATH, batch.body)
+        except TransportError as error:
+            took = round((monotonic() - started) * 1000)
+            return Reply(
+                started_at, took, error.status, error_code=error.code, error_detail=error.detail
+            )
+        reply = Reply(
+            started_at,
+            answer.duration_ms,
+            answer.status,
+            answer.body,
+            answer.headers.get("retry-after"),
+        )
+        if answer.status == 200:
+            return self._verified(reply, target, batch)
+        problem = read_problem(answer.status, answer.body, answer.headers.get("content-type"))
+        if problem is None:
+            return reply._replace(
+                error_code="http_error", error_detail=f"status {answer.status} without a problem document"
+            )
+        return reply._replace(problem=problem, error_code=problem.code, error_detail=problem.detail)
+
+    def _verified(self, reply: Reply, target: Target, batch: Batch) -> Reply:
+        try:
+            ack = read_ack_batch(reply.body, batch, target, lambda key_id: self._key(target, key_id))
+        except NotAnAck as error:
+            log.warning(
+                "ack.invalid", extra={"connection_id": target.connection_id, "detail": str(error)}
+            )
+            return reply._replace(error_code=NOT_AN_ACK, error_detail=str(error))
+        return reply._replace(ack=ack)
+
+    def _key(self, target: Target, key_id: str) -> KeyRecord | None:
+        if key_id not in self._keys:
+            self._keys[key_id] = message_key([target.peer_id], key_id)
+            db.session.rollback()
+        return self._keys[key_id]
+
+    def _record(self, target: Target, batch: Batch, reply: Reply) -> tuple[Target, Batch] | None:
+        now = now_ms()
+        with transaction():
+            is_held = lease.renew(self.connection_id, self.owner)
+            if reply.ack is not None:
+                self.acknowledged += sum(entry.received for entry in reply.ack.acks)
+                after = record_acked(target, batch, reply, now)
+            elif is_held:
+                after = record_failed(target, batch, reply, now, self._rng)
+            if not is_held:
+                # Another drain has the connection; what is left of the batch is its business.
+                return None
+            if after.go_on and monotonic() < self.until:
+                self.most = self._most_after(target, batch, after.most)
+                return self._next()
+            self.more = after.go_on
+            lease.release(self.connection_id, self.owner)
+            return None
+
+    def _most_after(self, target: Target, batch: Batch, most: int | None) -> int | None:
+        """How many the next batch takes: as told, or twice as many as went well, up to the peer's limit."""
+        if most is not None:
+            return most
+        if self.most is None or 2 * len(batch.entries) >= target.max_batch_events:
+            return None
+        return 2 * self.most

@@ -1,0 +1,336 @@
+"""Record: write down what an attempt brought, in one transaction, and what follows from it.
+
+    verified ack      each entry by itself: delivered, again later under its number, or dead
+    anything else     the request as a whole, by `app.protocol.answers`: wait, hold, halve, dead, new epoch
+
+Called inside `transaction()` with the connection's lease held. Whatever the lease says, a verified ack is
+always recorded: what the peer stored is delivered.
+"""
+
+import logging
+from collections.abc import Sequence
+from random import Random
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from app.backoff import parse_retry_after, retry_delay
+from app.database import db
+from app.models import Attempt, AttemptEntry, Connection, Delivery, Direction, Subscription
+from app.outbox import finish
+from app.outbox.acknowledge import mark_dead, mark_delivered
+from app.outbox.claim import Batch, Entry
+from app.outbox.epochs import EPOCH_MIN_MS, current_counter, new_epoch, note_contiguous
+from app.outbox.rollup import sum_up
+from app.outbox.target import Target
+from app.protocol.answers import SUSPECT_STATUSES, Outcome, decide, decide_entry
+from app.protocol.errors import ProblemAnswer
+from app.protocol.event_types import matches
+from app.protocol.messages import AckEntry, VerifiedAckBatch
+from app.protocol.states import DeliveryState, SubscriptionStatus
+
+log = logging.getLogger(__name__)
+
+#: As much of an answer that is no ack as is kept, bytes.
+MAX_KEPT_BODY = 16 * 1024
+
+#: Wait if 429 or 503 does not say how long, ms.
+DEFAULT_WAIT_MS = 5_000
+
+#: `last_delivered_at` and the clock skew are written at most this often, ms.
+SEEN_EVERY_MS = 1_000
+
+_ATTEMPT = Attempt.__table__
+_ENTRY = AttemptEntry.__table__
+_CONNECTION = Connection.__table__
+_DELIVERY = Delivery.__table__
+_SUBSCRIPTION = Subscription.__table__
+
+
+class Reply(NamedTuple):
+    """What a request brought: an answer with or without a verified ack, or an error on the way."""
+
+    started_at: int
+    duration_ms: int
+    #: None if no answer came.
+    status: int | None = None
+    body: bytes = b""
+    retry_after: str | None = None
+    ack: VerifiedAckBatch | None = None
+    problem: ProblemAnswer | None = None
+    error_code: str | None = None
+    error_detail: str | None = None
+
+
+class Next(NamedTuple):
+    """How the drain goes on: whether at once, and with at most how many events."""
+
+    go_on: bool
+    most: int | None = None
+
+
+def record_acked(target: Target, batch: Batch, reply: Reply, now: int) -> Next:
+    """Take a verified ack batch: every entry by itself."""
+    ack = reply.ack
+    assert ack is not None  # noqa: S101 - the caller chose by it
+    attempt_id = _store_attempt(target, batch, reply)
+    outcomes = [decide_entry(a.received, *_error_of(a)) for a in ack.acks]
+    delivered = [e.delivery_id for e, o in zip(batch.entries, outcomes, strict=True) if o is Outcome.ACKED]
+    mark_delivered(delivered, now, attempt_id)
+    refused = [
+        (entry, verdict, outcome)
+        for entry, verdict, outcome in zip(batch.entries, ack.acks, outcomes, strict=True)
+        if outcome is not Outcome.ACKED
+    ]
+    if refused:
+        _record_refused(target, refused, attempt_id, now)
+    sum_up([entry.event_id for entry in batch.entries])
+    note_contiguous(batch.stream_id, ack.contiguous)
+    _note_success(target, ack.timestamp - now, now)
+    if any(outcome is Outcome.NEW_EPOCH for outcome in outcomes):
+        return _start_epoch(target, batch, now)
+    return Next(go_on=True)
+
+
+def record_failed(target: Target, batch: Batch, reply: Reply, now: int, rng: Random) -> Next:
+    """Take anything but a verified ack: the request as a whole."""
+    code = reply.problem.code if reply.problem else None
+    outcome = decide(
+        reply.status or 0,
+        code,
+        len(batch.entries),
+        is_second_in_a_row=len(batch.entries) == 1 and _was_suspect(target.connection_id),
+    )
+    attempt_id = _store_attempt(target, batch, reply)
+    _store_entries(batch.entries, attempt_id, reply.error_code, reply.error_detail)
+    _put_back(batch.entries, attempt_id, reply.error_code, reply.error_detail)
+    log.info(
+        "delivery.failed",
+        extra={
+            "connection_id": target.connection_id,
+            "batch_id": batch.batch_id,
+            "size": len(batch.entries),
+            "outcome": outcome.name.lower(),
+            "status": reply.status,
+            "code": reply.error_code,
+            "ms": reply.duration_ms,
+        },
+    )
+    return _follow(target, batch, reply, outcome, now, rng)
+
+
+def _follow(
+    target: Target, batch: Batch, reply: Reply, outcome: Outcome, now: int, rng: Random
+) -> Next:
+    match outcome:
+        case Outcome.HALVE:
+            return Next(go_on=True, most=max(1, len(batch.entries) // 2))
+        case Outcome.DEAD | Outcome.STALE:
+            _give_up(target, batch, reply, stale=outcome is Outcome.STALE, now=now)
+            return Next(go_on=True, most=1)
+        case Outcome.NEW_EPOCH:
+            return _start_epoch(target, batch, now)
+        case Outcome.WAIT:
+            wait = parse_retry_after(reply.retry_after, now) or DEFAULT_WAIT_MS
+            _change(target, retry_at=now + wait)
+        case Outcome.HOLD | Outcome.ALERT:
+            _hold(target, reply, now, alert=outcome is Outcome.ALERT)
+        case _:
+            delay = retry_delay(target.failures, rng)
+            _change(target, failures=_CONNECTION.c.failures + 1, retry_at=now + delay)
+    return Next(go_on=False)
+
+
+def _error_of(verdict: AckEntry) -> tuple[str | None, bool]:
+    return (None, False) if verdict.error is None else (verdict.error.code, verdict.error.retryable)
+
+
+def _store_attempt(target: Target, batch: Batch, reply: Reply) -> int:
+    kept = None if reply.ack else reply.body[:MAX_KEPT_BODY].decode("utf-8", "replace").replace("\0", "\ufffd")
+    row = db.session.connection().execute(
+        _INSERT_ATTEMPT,
+        {
+            "connection_id": target.connection_id,
+            "batch_id": batch.batch_id,
+            "size": len(batch.entries),
+            "started_at": reply.started_at,
+            "duration_ms": reply.duration_ms,
+            "status_code": reply.status,
+            "error_code": reply.error_code and reply.error_code[:64],
+            "error_detail": reply.error_detail,
+            "response_body": kept or None,
+            "ack": reply.body.decode() if reply.ack else None,
+        },
+    )
+    return int(row.scalar_one())
+
+
+_INSERT_ATTEMPT = sa.insert(_ATTEMPT).returning(_ATTEMPT.c.id)
+
+
+def _store_entries(
+    entries: Sequence[Entry], attempt_id: int, code: str | None, detail: str | None
+) -> None:
+    """A row for each delivery that this attempt did not bring there."""
+    db.session.connection().execute(
+        sa.insert(_ENTRY),
+        [
+            {
+                "delivery_id": entry.delivery_id,
+                "attempt_id": attempt_id,
+                "number": entry.number,
+                "trigger": entry.trigger,
+                "error_code": code and code[:64],
+                "error_detail": detail,
+            }
+            for entry in entries
+        ],
+    )
+
+
+def _put_back(
+    entries: Sequence[Entry], attempt_id: int, code: str | None, detail: str | None, **more: Any
+) -> None:
+    """Let deliveries wait again, unless they were delivered or ended meanwhile."""
+    db.session.connection().execute(
+        sa.update(_DELIVERY)
+        .where(
+            _DELIVERY.c.id.in_([entry.delivery_id for entry in entries]),
+            _DELIVERY.c.state == DeliveryState.SENDING,
+        )
+        .values(
+            state=DeliveryState.PENDING,
+            attempt_id=attempt_id,
+            error_code=code and code[:64],
+            error_detail=detail,
+            **more,
+        )
+    )
+
+
+def _record_refused(
+    target: Target, refused: Sequence[tuple[Entry, AckEntry, Outcome]], attempt_id: int, now: int
+) -> None:
+    """Entries that the peer refused, few as they are, one by one."""
+    for entry, verdict, outcome in refused:
+        error = verdict.error
+        assert error is not None  # noqa: S101 - the parser refuses a rejection without one
+        _store_entries([entry], attempt_id, error.code, error.detail)
+        if outcome in (Outcome.DEAD, Outcome.STALE):
+            mark_dead([entry.delivery_id], error.code, error.detail, attempt_id)
+        else:
+            due = now if outcome is Outcome.NEW_EPOCH else now + retry_delay(entry.refusals, _RNG)
+            _put_back(
+                [entry],
+                attempt_id,
+                error.code,
+                error.detail,
+                refusals=_DELIVERY.c.refusals + 1,
+                next_attempt_at=due,
+            )
+        if outcome is Outcome.STALE:
+            flag_stale(target.connection_id, entry.event_type, now)
+        log.info(
+            "delivery.refused",
+            extra={
+                "connection_id": target.connection_id,
+                "message_id": entry.message_id,
+                "sequence": entry.sequence,
+                "code": error.code,
+                "outcome": outcome.name.lower(),
+            },
+        )
+
+
+#: Chance for the spread of back-offs; no secret hangs on it.
+_RNG = Random()  # noqa: S311
+
+
+def flag_stale(connection_id: int, event_type: str, now: int) -> None:
+    """Note at the grants that cover the type that the peer says it did not ask for it."""
+    grants = db.session.connection().execute(
+        sa.select(_SUBSCRIPTION.c.id, _SUBSCRIPTION.c.granted_event_type).where(
+            _SUBSCRIPTION.c.connection_id == connection_id,
+            _SUBSCRIPTION.c.direction == Direction.OUTGOING,
+            _SUBSCRIPTION.c.status == SubscriptionStatus.ACTIVE,
+            _SUBSCRIPTION.c.granted_event_type.is_not(None),
+        )
+    )
+    covering = [row.id for row in grants if matches(row.granted_event_type, event_type)]
+    if covering:
+        db.session.connection().execute(
+            sa.update(_SUBSCRIPTION).where(_SUBSCRIPTION.c.id.in_(covering)).values(stale_at=now)
+        )
+
+
+class _Ended(NamedTuple):
+    id: int
+    event_id: int
+    stream_id: int
+    sequence: int
+
+
+def _give_up(target: Target, batch: Batch, reply: Reply, *, stale: bool, now: int) -> None:
+    """The request held one event alone, and the peer refuses it for good: tell it not to wait for the number."""
+    [entry] = batch.entries
+    ended = _Ended(entry.delivery_id, entry.event_id, batch.stream_id, entry.sequence)
+    ending = finish.refused(reply.error_code or "invalid_request", reply.error_detail or "refused by the peer")
+    finish.finish(target.connection_id, [ended], ending)
+    if stale:
+        flag_stale(target.connection_id, entry.event_type, now)
+
+
+def _start_epoch(target: Target, batch: Batch, now: int) -> Next:
+    """Number anew, unless the epoch is so young that the peer would refuse another one: then a bit later."""
+    since = current_counter(target.connection_id).created_at
+    new_epoch(target.connection_id)
+    log.warning("stream.new_epoch", extra={"connection_id": target.connection_id, "old_epoch": batch.epoch})
+    if now >= since + EPOCH_MIN_MS:
+        return Next(go_on=True)
+    _change(target, retry_at=since + EPOCH_MIN_MS)
+    return Next(go_on=False)
+
+
+def _hold(target: Target, reply: Reply, now: int, *, alert: bool) -> None:
+    code = reply.error_code or "access_denied"
+    db.session.connection().execute(
+        sa.update(_CONNECTION)
+        .where(_CONNECTION.c.id == target.connection_id, _CONNECTION.c.hold_code.is_(None))
+        .values(hold_code=code[:64], hold_detail=reply.error_detail, hold_since=now)
+    )
+    log.log(
+        logging.ERROR if alert else logging.WARNING,
+        "connection.held",
+        extra={"connection_id": target.connection_id, "code": code, "alert": alert},
+    )
+
+
+def _note_success(target: Target, clock_skew_ms: int, now: int) -> None:
+    values: dict[str, Any] = {}
+    if target.failures or target.retry_at:
+        values |= {"failures": 0, "retry_at": 0, "breaker_opened_at": None}
+    if now >= target.last_delivered_at + SEEN_EVERY_MS:
+        values |= {"last_delivered_at": now, "clock_skew_ms": clock_skew_ms}
+    if values:
+        _change(target, **values)
+
+
+def _change(target: Target, **values: Any) -> None:
+    db.session.connection().execute(
+        sa.update(_CONNECTION).where(_CONNECTION.c.id == target.connection_id).values(**values)
+    )
+
+
+def _was_suspect(connection_id: int) -> bool:
+    """Whether the request before this one held one event, and was refused with a status of SUSPECT_STATUSES."""
+    last = (
+        db.session.connection()
+        .execute(
+            sa.select(_ATTEMPT.c.size, _ATTEMPT.c.status_code)
+            .where(_ATTEMPT.c.connection_id == connection_id)
+            .order_by(_ATTEMPT.c.id.desc())
+            .limit(1)
+        )
+        .one_or_none()
+    )
+    return last is not None and last.size == 1 and last.status_code in SUSPECT_STATUSES
