@@ -35,9 +35,6 @@ CONNECT_TIMEOUT_S = 5.0
 DEADLINE_S = 15.0
 MAX_ANSWER_BYTES = 1024 * 1024
 
-#: Name look-ups under way at a time. A resolver that hangs must not collect threads without end.
-MAX_LOOKUPS = 32
-
 #: Headers of a request, or what makes them anew whenever the request is sent.
 Headers = Mapping[str, str] | Callable[[], Mapping[str, str]]
 
@@ -73,6 +70,7 @@ class Client:
     max_idle           connections kept open that nobody uses, over all destinations
     max_idle_s         how long one is kept unused
     max_age_s          how long one is used before its name is resolved and vetted again
+    max_lookups        name look-ups under way at a time: a resolver that hangs must not collect threads
     """
 
     #: Connections that nobody uses, in the order in which they became idle.
@@ -88,6 +86,7 @@ class Client:
         max_idle: int = 128,
         max_idle_s: float = 60.0,
         max_age_s: float = 300.0,
+        max_lookups: int = 32,
         user_agent: str = "Tidings",
     ) -> None:
         self._allowed_networks = tuple(allowed_networks)
@@ -97,6 +96,7 @@ class Client:
         self._max_idle = max_idle
         self._max_idle_s = max_idle_s
         self._max_age_s = max_age_s
+        self._max_lookups = max_lookups
         self._common = (
             f"User-Agent: {user_agent}\r\nAccept: application/json, application/problem+json\r\n"
             "Accept-Encoding: identity\r\n"
@@ -245,7 +245,7 @@ class Client:
 
     def _start_empty(self) -> None:
         self._lock = threading.Lock()
-        self._lookups = threading.BoundedSemaphore(MAX_LOOKUPS)
+        self._lookups = threading.BoundedSemaphore(self._max_lookups)
         self._idle = []
 
     def _after_fork(self) -> None:

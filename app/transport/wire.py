@@ -12,6 +12,7 @@ never inflated.
 
 import http.client
 import io
+import re
 import select
 import socket
 import ssl
@@ -37,6 +38,7 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_ADDRESSES_TRIED = 4
 
 _READ_BUFFER_BYTES = 16 * 1024
+_LENGTH = re.compile(r"[0-9]+")
 
 
 class StaleWire(Exception):
@@ -248,7 +250,7 @@ def _read_reply(inflow: _Inflow, method: str, max_bytes: int) -> tuple[Reply, bo
     while 100 <= response.status < 200:
         _skip_informational(response)
     headers = _headers_of(response)
-    _refuse_unusable(response.status, headers)
+    _refuse_unusable(response, headers)
     # Chunks bring framing of their own; who sends more frame than content is as good as endless.
     inflow.allow(2 * max_bytes)
     body = _read_body(response, max_bytes)
@@ -271,13 +273,18 @@ def _headers_of(response: http.client.HTTPResponse) -> dict[str, str]:
     return headers
 
 
-def _refuse_unusable(status: int, headers: dict[str, str]) -> None:
+def _refuse_unusable(response: http.client.HTTPResponse, headers: dict[str, str]) -> None:
+    """Raise RedirectRefused, or AnswerBroken for a body that http.client would take for something else."""
+    status = response.status
+    if response.headers.defects or not _LENGTH.fullmatch(headers.get("content-length", "0")):
+        raise AnswerBroken("the head of the answer is malformed", status=status)
     if 300 <= status < 400:
         target = headers.get("location", "nowhere")
         raise RedirectRefused(f"answered {status} and points to {target}", status=status)
     encoding = headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        raise AnswerBroken(f"the answer is compressed ({encoding}), which nobody asked for", status=status)
+    framing = headers.get("transfer-encoding", "chunked").strip().lower()
+    if encoding != "identity" or framing != "chunked":
+        raise AnswerBroken(f"the answer is encoded ({encoding}, {framing}), unasked", status=status)
 
 
 def _read_body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:

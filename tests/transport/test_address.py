@@ -207,9 +207,10 @@ def test_a_name_that_is_not_known_is_told_apart(failure):
     assert caught.value.code == "dns_failed"
 
 
-def test_a_name_without_addresses_is_not_resolved():
+@pytest.mark.parametrize("ips", [(), ("nonsense",), ("1.1.1.1", "127.1")])
+def test_a_resolver_without_proper_addresses_did_not_resolve(ips):
     with pytest.raises(NameNotResolved):
-        vet("b.example", 443, "https", (), answers())
+        vet("b.example", 443, "https", (), answers(*ips))
 
 
 @pytest.mark.parametrize(
