@@ -32,10 +32,12 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from flask import Flask
+from sqlalchemy.exc import OperationalError
 
 from app import embedded, metrics, processes, server
 from app.config import Config, split_bind
 from app.jobs import schedule, worker
+from app.protocol.errors import Problem
 
 logger = logging.getLogger(__name__)
 
@@ -134,8 +136,15 @@ class Supervisor:
             raise CannotStart("The database could not be brought up to date; the lines above say why.")
 
     def _prepare_in_context(self) -> None:
-        with self._app.app_context():
-            self._prepare()
+        """In the process for it. What people can mend is one line; anything else is logged with its cause."""
+        try:
+            with self._app.app_context():
+                self._prepare()
+        except OperationalError as error:
+            reason = " ".join(str(error.orig).split())
+            sys.exit(_complain(f"DATABASE_URL names a database that cannot be used: {reason}"))
+        except Problem as problem:
+            sys.exit(_complain(problem.detail))
 
     def _keep(self) -> int:
         """Start the children and keep them until a signal asks for the end."""
@@ -274,6 +283,12 @@ class Supervisor:
 def restart_delay_s(failures: int) -> float:
     """How long to wait before a child that ended is started again, after so many quick ends in a row."""
     return min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2.0 ** max(0, failures - 1))
+
+
+def _complain(line: str) -> int:
+    """Say why nothing can start; the exit code."""
+    sys.stderr.write(f"{line}\n")
+    return 1
 
 
 def _send(children: list[Child], number: int) -> None:

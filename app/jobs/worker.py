@@ -12,10 +12,11 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from types import FrameType
 
 import redis
 from flask import Flask
-from rq import Queue
+from rq import Queue, worker_registration
 from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
@@ -46,11 +47,27 @@ class Worker(SimpleWorker):
 
     max_connection_wait_time = RECONNECT_WITHIN_S
     app: Flask
+    #: Set when the process was asked to end; RQ itself forgets it while the worker is idle.
+    asked: threading.Event
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        """End after the job in hand, or at once if there is none."""
+        self.asked.set()
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
 
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
         """Do the job with a fresh `current_app` and database session."""
         with self.app.app_context():
             return super().perform_job(job, queue, execution)
+
+    def subscribe(self) -> None:
+        """Take no commands from Redis: a thread and a connection less, and a second less at the end."""
+
+    def run_maintenance_tasks(self) -> None:
+        """RQ's own, and register again if Redis was wiped: RQ does that at the start alone."""
+        if not self.connection.sismember(worker_registration.REDIS_WORKER_KEYS, self.key):
+            self.register_birth()  # type: ignore[no-untyped-call]
+        super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
 
     def clean_group_registries(self) -> None:
         """We use no groups of jobs."""
@@ -65,14 +82,10 @@ def run(app: Flask, config: Config, queues: Sequence[str]) -> None:
     _listen(asked)
     threading.Thread(target=_beat, args=(app, os.getppid()), daemon=True, name="beat").start()
     while not asked.is_set():
-        worker: Worker | None = None
         try:
-            worker = _make(app, config, queues)
-            worker.work(logging_level="WARNING")
+            _make(app, config, queues, asked).work(logging_level="WARNING")
         except redis.RedisError as error:
             log.warning("worker.redis_away", extra={"error": str(error)})
-        if worker is not None and worker._stop_requested:
-            break
         _listen(asked)
         asked.wait(RECONNECT_WITHIN_S)
     with app.app_context(), contextlib.suppress(redis.RedisError):
@@ -85,7 +98,7 @@ def _listen(asked: threading.Event) -> None:
         signal.signal(number, lambda _number, _frame: asked.set())
 
 
-def _make(app: Flask, config: Config, queues: Sequence[str]) -> Worker:
+def _make(app: Flask, config: Config, queues: Sequence[str], asked: threading.Event) -> Worker:
     """A worker with a client of its own, since RQ changes the client's timeouts. Raises redis.RedisError."""
     worker = Worker(
         list(queues),
@@ -98,7 +111,7 @@ def _make(app: Flask, config: Config, queues: Sequence[str]) -> Worker:
         default_result_ttl=0,
         log_job_description=False,
     )
-    worker.app = app
+    worker.app, worker.asked = app, asked
     return worker
 
 
