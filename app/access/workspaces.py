@@ -1,15 +1,17 @@
 """Workspaces: parts of the organisation, each with its own connections, events and tokens."""
 
+import contextlib
 import re
 import uuid
 from collections.abc import Sequence
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from app import clock
 from app.database import db, transaction
 from app.models import Workspace
-from app.protocol.errors import NotFound, invalid
+from app.protocol.errors import InvalidRequest, NotFound, invalid
 
 #: Slug of the first workspace, which requests without `toWorkspace` reach.
 DEFAULT_SLUG = "default"
@@ -46,15 +48,25 @@ def by_slug(slug: str) -> Workspace:
 
 
 def ensure_default() -> Workspace:
-    """The default workspace, made if there is none yet. Commits."""
-    with transaction():
-        workspace = db.session.scalar(sa.select(Workspace).where(Workspace.is_default))
-        return workspace or create(DEFAULT_SLUG, is_default=True)
+    """The default workspace, made if there is none yet. Commits. Safe to call from several processes at once."""
+    found = _default()
+    if found is None:
+        # Another process may be quicker; its row is then the one that counts.
+        with contextlib.suppress(IntegrityError, InvalidRequest):
+            return create(DEFAULT_SLUG, is_default=True)
+        found = _default()
+    if found is None:
+        raise NotFound(f"the workspace {DEFAULT_SLUG} is not the default one")
+    return found
 
 
 def list_workspaces() -> Sequence[Workspace]:
     """All workspaces, by slug."""
     return db.session.scalars(sa.select(Workspace).order_by(Workspace.slug)).all()
+
+
+def _default() -> Workspace | None:
+    return db.session.scalar(sa.select(Workspace).where(Workspace.is_default))
 
 
 def _find(slug: str) -> Workspace | None:

@@ -17,6 +17,7 @@ from app.cli.output import (
     print_list,
     print_one,
     print_rows,
+    read_object,
     workspace_option,
 )
 from app.cli.receipts import digest_of, receipts_of
@@ -24,7 +25,6 @@ from app.cli.why import as_lines, explain
 from app.models import Direction, EventStatus, Workspace
 from app.outbox.dead_letters import retry_event
 from app.outbox.publish import NewEvent, Published, publish_event, publish_events
-from app.protocol.canonical import loads
 from app.protocol.errors import Problem
 from app.reports.event_log import get_event_message, get_event_messages
 from app.reports.times import parse_rfc3339, rfc3339
@@ -60,17 +60,17 @@ def publish(
         print_one(_publish_file(place, lines), output)
         return
     assert event_type is not None
-    published = publish_event(place.id, event_type, _object(_text(payload), "--payload"), subject)
+    published = publish_event(place.id, event_type, read_object(_text(payload), "--payload"), subject)
     print_one(_published(published), output)
     if published.deliveries == 0:
         note(f"Nobody is subscribed to it. `flask event show {published.message_id} --why` tells why.")
 
 
 @event.command("list")
-@click.option("--direction", type=click.Choice(list(Direction)), help="incoming: came to us; outgoing: ours.")
+@click.option("--direction", type=click.Choice([value.value for value in Direction]), help="incoming: came to us; outgoing: ours.")
 @click.option("--type", "event_type", help="Only this event type.")
 @click.option("--connection", help="Only over this connection (its id, or the beginning of it).")
-@click.option("--status", type=click.Choice(list(EventStatus)), help="Only with this status.")
+@click.option("--status", type=click.Choice([value.value for value in EventStatus]), help="Only with this status.")
 @click.option("--after", metavar="TIME", help="Created at or after (2026-01-01T00:00:00Z).")
 @click.option("--before", metavar="TIME", help="Created at or before.")
 @click.option("--order", type=click.Choice(["asc", "desc"]), default="desc", show_default=True,
@@ -196,7 +196,7 @@ def _events_of(lines: Iterable[bytes]) -> Iterator[NewEvent]:
         if not line.strip():
             continue
         where = f"line {number}"
-        members = _object(line, where)
+        members = read_object(line, where)
         unknown = members.keys() - {"eventType", "payload", "subject"}
         if unknown or "eventType" not in members:
             raise Failure(f"{where}: a line has eventType, payload and perhaps subject. --help shows one.", Exit.USAGE)
@@ -220,16 +220,6 @@ def _text(payload: str) -> bytes:
         except OSError as error:
             raise click.UsageError(f"--payload: {error.strerror}: {payload[1:]}") from error
     return payload.encode(errors="surrogateescape")
-
-
-def _object(raw: bytes, where: str) -> dict[str, Any]:
-    try:
-        value = loads(raw)
-    except Problem as problem:
-        raise Failure(f"{where}: not JSON: {problem.detail or problem.title}. Give one object.", Exit.USAGE) from problem
-    if not isinstance(value, dict):
-        raise Failure(f'{where}: give a JSON object, such as {{"id": 7}}.', Exit.USAGE)
-    return value
 
 
 def _time(text: str | None, option: str) -> int | None:

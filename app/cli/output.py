@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from flask.cli import AppGroup
 
 from app.errors import RemoteError
+from app.protocol.canonical import loads
 from app.protocol.errors import InvalidRequest, NotFound, Problem
 from app.reports.paging import Page
 
@@ -52,6 +53,7 @@ NEXT_STEPS: Mapping[str, str] = {
     "rate_limited": "Wait and try again.",
     "overloaded": "Wait and try again; `flask doctor` tells what is missing.",
     "internal_error": "The log has the cause; `flask doctor` checks the instance.",
+    "taken": "Choose another one.",
     "invalid_request": "--help shows what is allowed.",
     "too_large": "Send less at once; GET /api/v1/federation/instance shows the limits.",
     "key_untrusted": "`flask connection show ID` shows the fingerprints; compare them with the other side.",
@@ -62,11 +64,10 @@ _DEFAULT_STEP = "`flask doctor` checks this instance."
 
 def failure_of(problem: Problem, exit_code: Exit | None = None) -> Failure:
     """The line and the exit code for a refusal of our own services."""
-    fields = "; ".join(f"{error.pointer}: {error.detail}" for error in problem.errors)
-    said = problem.detail or fields or problem.title
-    if fields and fields not in said and problem.errors[0].detail not in said:
-        said = f"{said} ({fields})"
-    step = NEXT_STEPS.get(problem.code, _DEFAULT_STEP)
+    fields = "; ".join(f"{error.pointer.lstrip('/')}: {error.detail}" for error in problem.errors)
+    said = fields.lstrip(": ") or problem.detail or problem.title
+    cause = "taken" if any(error.code == "taken" for error in problem.errors) else problem.code
+    step = NEXT_STEPS.get(cause, _DEFAULT_STEP)
     return Failure(f"{_sentence(said)} {step}", exit_code or _exit_of(problem))
 
 
@@ -158,6 +159,18 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def note(message: str) -> None:
     """Say something that is not data, on stderr."""
     click.echo(message, err=True)
+
+
+def read_object(raw: bytes, where: str) -> dict[str, Any]:
+    """The JSON object in what was typed; `where` names it in the refusal."""
+    try:
+        value = loads(raw)
+    except Problem as problem:
+        said = (problem.detail or problem.title).rstrip(".")
+        raise Failure(f"{where} is not JSON: {said}. Give one object.", Exit.USAGE) from problem
+    if not isinstance(value, dict):
+        raise Failure(f'{where}: give a JSON object, such as {{"id": 7}}.', Exit.USAGE)
+    return value
 
 
 def one_page(rows: Sequence[Mapping[str, Any]]) -> Page[Mapping[str, Any]]:

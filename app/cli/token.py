@@ -21,8 +21,8 @@ def token() -> None:
     "--scope",
     "scopes",
     multiple=True,
-    type=click.Choice(list(Scope)),
-    default=[Scope.ADMIN],
+    type=click.Choice([value.value for value in Scope]),
+    default=[Scope.ADMIN.value],
     show_default="admin",
     help="What it may do; can be given several times.",
 )

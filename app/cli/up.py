@@ -8,6 +8,7 @@ from flask.cli import with_appcontext
 from flask_migrate import upgrade
 
 from app import server, supervisor
+from app.access import workspaces
 from app.cli.output import Failure
 from app.config import settings
 from app.federation import identity
@@ -16,9 +17,10 @@ from app.jobs import worker as workers
 
 
 def prepare() -> None:
-    """Bring the database to the wanted revision; on an empty one, make identity and keys too."""
+    """Bring the database to the wanted revision; on an empty one, make identity, keys and workspace too."""
     upgrade()
     identity.ensure_identity(settings())
+    workspaces.ensure_default()
 
 
 @click.command()

@@ -17,7 +17,7 @@ def user() -> None:
 @click.argument("email")
 @workspace_option
 @click.option(
-    "--role", type=click.Choice(list(Role)), default=Role.OPERATOR, show_default=True, help="What they may do."
+    "--role", type=click.Choice([value.value for value in Role]), default=Role.OPERATOR.value, show_default=True, help="What they may do."
 )
 @click.option(
     "--password-stdin", is_flag=True, help="Read the password from stdin (12 characters or more); else one is made up."
