@@ -65,6 +65,7 @@ def command(data_dir: Path) -> list[str]:
         "save": "",
         "daemonize": "no",
         "loglevel": "warning",
+        "logfile": str(folder / "valkey.log"),
         # Nonces and flags expire by themselves; a queue must never be evicted.
         "maxmemory-policy": "noeviction",
         "auto-aof-rewrite-min-size": "16mb",

@@ -261,6 +261,22 @@ def farewell() -> None:
 
 
 def live_workers() -> list[str]:
-    """Names (host:pid) of the workers that lived within WORKER_TTL_S. Raises redis.RedisError."""
+    """Names (host:pid) of the workers that live. Raises redis.RedisError.
+
+    One on this host is known by its process; one elsewhere is believed for WORKER_TTL_S.
+    """
     names = cast(list[bytes], redis_client().zrangebyscore(_WORKERS, time.time() - WORKER_TTL_S, "+inf"))
-    return [name.decode() for name in names]
+    return [name for name in map(bytes.decode, names) if not _is_dead_here(name)]
+
+
+def _is_dead_here(name: str) -> bool:
+    host, _, pid = name.rpartition(":")
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

@@ -66,6 +66,8 @@ class Worker(SimpleWorker):
     def run_maintenance_tasks(self) -> None:
         """RQ's own, and register again if Redis was wiped: RQ does that at the start alone."""
         if not self.connection.sismember(worker_registration.REDIS_WORKER_KEYS, self.key):
+            # A heartbeat after the wipe left a record without the rest, which RQ would take for another's.
+            self.connection.delete(self.key)
             self.register_birth()  # type: ignore[no-untyped-call]
         super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
 
