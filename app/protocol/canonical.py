@@ -12,7 +12,7 @@ path that is right by construction. The fast path is taken only where it is prov
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import orjson
@@ -56,7 +56,7 @@ def _is_plain(raw: bytes) -> bool:
     orjson writes floats from 1e16 on with an exponent, so what JCS would print as an integer
     beyond 2^53 has 16 digits in a row or ends in e16 … e20.
     """
-    if b"\\u0000" in raw or raw[-1:] not in (b"}", b"]"):
+    if raw[-1:] not in (b"}", b"]") or _has_null_character(raw):
         return False
     shapes = raw.translate(_SHAPES)
     return b"dddddddddddddddd" not in shapes and b"edd;" not in shapes
@@ -121,7 +121,8 @@ _NULL_CHARACTER = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def _has_null_character(text: bytes) -> bool:
-    return b"\\u0000" in text and _NULL_CHARACTER.search(text) is not None
+    # One byte is looked for 20 times as fast as six.
+    return b"\\" in text and b"\\u0000" in text and _NULL_CHARACTER.search(text) is not None
 
 
 def check_message(value: Any, pointer: str = "") -> None:
@@ -146,15 +147,17 @@ def canonical_message(message: dict[str, Any], pointer: str = "", without: Seque
     return _write(rest, plain)
 
 
-#: Types that orjson and JCS write alike. Subclasses are left to the slow path.
-_PLAIN_SCALARS = frozenset({str, int, bool, type(None)})
-_PLAIN_TYPES = _PLAIN_SCALARS | {dict, list}
+_CONTAINERS = (dict, list, tuple)
 
 
 def _survey(value: Any, pointer: str = "", limited: bool = True) -> bool:
-    """Walk level by level, without recursion; True if orjson writes every number as JCS does."""
-    plain = _are_plain((value,), {type(value)})
-    level = [value] if isinstance(value, dict | list | tuple) else []
+    """Walk level by level, without recursion; True if orjson writes all of it as JCS does.
+
+    What is no plain JSON type (a tuple, a subclass) is left to the slow path. This is the
+    inner loop of everything that comes in: 60 ns a value.
+    """
+    plain = True
+    level: list[Any] = [value] if isinstance(value, _CONTAINERS) else [[value]]
     depth, count = 0, 1
     while level:
         depth += 1
@@ -163,20 +166,23 @@ def _survey(value: Any, pointer: str = "", limited: bool = True) -> bool:
             count += len(container)
             if limited and (depth > MAX_DEPTH or count > MAX_VALUES):
                 raise invalid(pointer, f"more than {MAX_DEPTH} levels or {MAX_VALUES} values", "limit")
-            items = container.values() if isinstance(container, dict) else container
-            types = set(map(type, items))
-            if not types <= _PLAIN_TYPES:
-                plain = _are_plain(items, types) and plain
-            if not types <= _PLAIN_SCALARS:
-                below += [item for item in items if isinstance(item, dict | list | tuple)]
+            for item in container.values() if isinstance(container, dict) else container:
+                kind = type(item)
+                if kind is str or kind is int:
+                    continue
+                if kind is dict or kind is list:
+                    below.append(item)
+                elif kind is float:
+                    plain = _is_plain_float(_check_float(item)) and plain
+                elif kind is not bool and item is not None:
+                    plain = False
+                    if isinstance(item, _CONTAINERS):
+                        below.append(item)
         level = below
-    return plain
+    return plain and type(value) in _PLAIN_TYPES
 
 
-def _are_plain(items: Iterable[Any], types: set[type]) -> bool:
-    if types - _PLAIN_TYPES - {float}:
-        return False
-    return all([_is_plain_float(_check_float(item)) for item in items if type(item) is float])
+_PLAIN_TYPES = frozenset({str, int, float, bool, type(None), dict, list})
 
 
 def _is_plain_float(number: float) -> bool:

@@ -153,11 +153,11 @@ def read_choice(message: Object, name: str, pointer: str, choices: type[Choice])
 def decode_base64(text: str) -> bytes | None:
     """The bytes of standard, padded, canonical Base64 (§1.1); None if it is anything else."""
     try:
-        data = binascii.a2b_base64(text, strict_mode=True)
+        data = binascii.a2b_base64(text)
     except ValueError:
         return None
-    # The unused bits of the last character may be set, and then the text is a second one
-    # for the same bytes.
+    # The decoder is lenient (foreign characters, unused bits), but only the canonical text
+    # comes back from encoding again. Its strict mode takes twice as long and misses the bits.
     return data if encode_base64(data) == text else None
 
 
