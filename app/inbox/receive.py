@@ -1,0 +1,367 @@
+"""Receive: store what came in once, count it, and acknowledge it.
+
+    verify    each event by a pinned key of its sender; nothing else gets in here (VerifiedEvent)
+    time      not from the future, not older than 8 days
+    dedupe    one INSERT ... ON CONFLICT DO NOTHING RETURNING tells what is new; only the rest is looked up
+    state     of the connection; what repeats a stored event is a duplicate in every state
+    wanted    covered by a subscription of ours
+    count     the numbers that are accounted for
+    ack       one signature, after the commit
+
+Two requests of one connection take turns: the connection's row is locked from the state to the commit.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from app.clock import now_ms
+from app.database import db, is_sqlite, lock_workspace_inbox, transaction
+from app.federation.identity import MAX_EVENT_BYTES
+from app.federation.lifecycle import lock, refusal_of_events
+from app.federation.subscriptions import accepted_patterns
+from app.inbox import acks
+from app.inbox.replays import was_asked_for
+from app.inbox.stream import MAX_AHEAD, fill_ranges, note_head, open_stream, stream_of_epoch
+from app.models import Connection, Direction, Event, EventAlias, EventStatus, Stream
+from app.protocol.errors import (
+    InvalidIssuer,
+    KeyUntrusted,
+    MessageIdConflict,
+    NotSubscribed,
+    Problem,
+    RateLimited,
+    SequenceConflict,
+    TooLarge,
+)
+from app.protocol.event_types import covering_patterns
+from app.protocol.keys import KeyRecord
+from app.protocol.messages import (
+    AckStatus,
+    EventAck,
+    EventBatch,
+    EventMessage,
+    VerifiedEvent,
+    check_event_time,
+    is_same_event,
+    verify_event,
+)
+
+log = logging.getLogger(__name__)
+
+#: `last_received_at` is written at most this often, ms.
+SEEN_EVERY_MS = 1_000
+
+#: What becomes of an entry: a status, or why it is refused.
+Verdict = AckStatus | Problem
+
+_EVENT = Event.__table__
+_ALIAS = EventAlias.__table__
+
+
+class Arrival(NamedTuple):
+    """An event as it came: its number (None outside the stream), and the replay it says it belongs to."""
+
+    event: VerifiedEvent
+    sequence: int | None = None
+    replay_id: str | None = None
+
+
+def verify_entries(
+    batch: EventBatch, instance_id: str, find_key: Callable[[str], KeyRecord | None]
+) -> list[Arrival | Problem]:
+    """Check the signature of every event of a batch by a key of its sender.
+
+    An entry whose key is unknown or may not have signed it is `key_untrusted`, which the sender repeats.
+    """
+    keys: dict[str, KeyRecord | None] = {}
+    checked: list[Arrival | Problem] = []
+    for entry in batch.entries:
+        if entry.event is None:
+            assert entry.problem is not None  # noqa: S101 - one of the two is there
+            checked.append(entry.problem)
+            continue
+        try:
+            event = _verify(entry.event, instance_id, keys, find_key)
+        except Problem as problem:
+            checked.append(problem)
+        else:
+            checked.append(Arrival(event, entry.sequence, entry.replay_id))
+    return checked
+
+
+def _verify(
+    event: EventMessage,
+    instance_id: str,
+    keys: dict[str, KeyRecord | None],
+    find_key: Callable[[str], KeyRecord | None],
+) -> VerifiedEvent:
+    if event.instance_id != instance_id:
+        raise InvalidIssuer("the event names another instance than the one that sent it")
+    if event.key_id not in keys:
+        keys[event.key_id] = find_key(event.key_id)
+    return verify_event(event, keys[event.key_id], barred=KeyUntrusted)
+
+
+def handle_incoming_event(connection: Connection, event: VerifiedEvent) -> EventAck:
+    """Store one event that came outside the stream, and acknowledge it.
+
+    connection: the one that it came over, of the instance that signed it. Returns the signed ack, `stored` or
+    `duplicate`, made after the commit. Commits.
+
+    Raises InvalidRequest at /timestamp (more than 300 s ahead), EventExpired (older than 8 days),
+    MessageIdConflict, NotSubscribed, TooLarge, or what the connection's state refuses.
+    """
+    with transaction():
+        locked = lock(connection.id)
+        now = now_ms()
+        [verdict] = _Reception(locked, None, now).take([Arrival(event)])
+    if isinstance(verdict, Problem):
+        raise verdict
+    return acks.sign_ack(connection.wire_connection_id, event, verdict, now)
+
+
+def receive_batch(connection: Connection, batch: EventBatch, checked: Sequence[Arrival | Problem]) -> bytes:
+    """Store what is new of a batch, count its numbers, and acknowledge each entry.
+
+    checked: what `verify_entries` made of it. Returns the signed EventAckBatch in its wire form, made after the
+    commit. Commits.
+
+    Raises a Problem for the whole request: what the connection's state refuses (unless every entry repeats a
+    stored event), and RateLimited for a number too far ahead or an epoch too soon, which are noted all the same.
+    """
+    with transaction():
+        locked = lock(connection.id)
+        now = now_ms()
+        outcome = _receive(locked, batch, checked, now)
+    if isinstance(outcome, Problem):
+        raise outcome
+    verdicts, contiguous = outcome
+    log.info(
+        "events.received",
+        extra={
+            "connection_id": connection.id,
+            "batch_id": batch.batch_id,
+            "size": len(verdicts),
+            "stored": sum(verdict is AckStatus.STORED for verdict in verdicts),
+            "refused": sum(isinstance(verdict, Problem) for verdict in verdicts),
+            "contiguous": contiguous,
+        },
+    )
+    return acks.sign_batch(batch, verdicts, contiguous, now)
+
+
+def _receive(
+    connection: Connection, batch: EventBatch, checked: Sequence[Arrival | Problem], now: int
+) -> tuple[list[Verdict], int] | Problem:
+    """The verdicts and `contiguous`; or a Problem of the whole request, which is committed and then raised."""
+    refusal = refusal_of_events(connection, now)
+    if refusal is not None:
+        stream = stream_of_epoch(connection.id, batch.stream_epoch)
+        verdicts = _Reception(connection, stream, now).repeat(checked)
+        if any(verdict is not AckStatus.DUPLICATE for verdict in verdicts):
+            return refusal
+        return verdicts, stream.contiguous if stream else 0
+    stream = open_stream(connection.id, batch.stream_epoch)
+    last = batch.entries[-1].sequence
+    if last > stream.contiguous + MAX_AHEAD:
+        note_head(stream, last)
+        return RateLimited("a sequence is too far ahead of what came", retry_after_s=30)
+    verdicts = _Reception(connection, stream, now).take(checked)
+    numbers = zip((entry.sequence for entry in batch.entries), verdicts, strict=True)
+    fill_ranges(stream, [(number, number) for number, verdict in numbers if _is_final(verdict)])
+    note_head(stream, last)
+    return verdicts, stream.contiguous
+
+
+def _is_final(verdict: Verdict) -> bool:
+    """Whether the sender will not send the number again."""
+    return isinstance(verdict, AckStatus) or not verdict.retryable
+
+
+class _Stored(NamedTuple):
+    """A stored event, as far as a repeat is compared with it."""
+
+    id: int
+    body: str
+    stream_id: int | None
+    sequence: int | None
+
+
+class _Reception:
+    """One request's events on their way into the database, the connection being locked."""
+
+    def __init__(self, connection: Connection, stream: Stream | None, now: int) -> None:
+        self.connection = connection
+        self.stream = stream
+        self.now = now
+        self.stored: dict[str, _Stored] = {}
+        #: Number of the stream -> id of the event that has it.
+        self.occupied: dict[int, int] = {}
+
+    def take(self, checked: Sequence[Arrival | Problem]) -> list[Verdict]:
+        """A verdict for each; what is new, wanted and in time is stored."""
+        timely = [self._in_time(item) for item in checked]
+        arrivals = [item for item in timely if isinstance(item, Arrival)]
+        refusal = refusal_of_events(self.connection, self.now)
+        wanted = [] if refusal else self._wanted(arrivals)
+        new = self._insert(self._free(wanted))
+        rest = [item for item in arrivals if (item.event.message_id, item.sequence) not in new]
+        self._look_up(rest)
+        is_wanted = {id(item) for item in wanted}
+        self._note_received()
+        return [
+            item
+            if isinstance(item, Problem)
+            else AckStatus.STORED
+            # A number or id that comes twice in one request is new once.
+            if (item.event.message_id, item.sequence) in new
+            else self._repeated(item) or refusal or self._unwanted(item, id(item) in is_wanted)
+            for item in timely
+        ]
+
+    def repeat(self, checked: Sequence[Arrival | Problem]) -> list[Verdict]:
+        """A verdict for each without storing any: DUPLICATE, or why not. For a connection that takes none."""
+        timely = [self._in_time(item) for item in checked]
+        self._look_up([item for item in timely if isinstance(item, Arrival)])
+        return [
+            item if isinstance(item, Problem) else self._repeated(item) or NotSubscribed() for item in timely
+        ]
+
+    def _in_time(self, item: Arrival | Problem) -> Arrival | Problem:
+        if isinstance(item, Problem):
+            return item
+        event = item.event
+        if event.wire_size > MAX_EVENT_BYTES:
+            return TooLarge(f"an event has at most {MAX_EVENT_BYTES} bytes here")
+        try:
+            check_event_time(event, self.now)
+        except Problem as problem:
+            if item.replay_id is None or not was_asked_for(self.connection.id, item.replay_id):
+                return problem
+            try:
+                check_event_time(event, self.now, was_asked_for=True)
+            except Problem as still:
+                return still
+        return item
+
+    def _wanted(self, arrivals: Iterable[Arrival]) -> list[Arrival]:
+        patterns = frozenset(accepted_patterns(self.connection.id, self.now))
+        return [
+            item for item in arrivals if not patterns.isdisjoint(covering_patterns(item.event.event_type))
+        ]
+
+    def _free(self, wanted: list[Arrival]) -> list[Arrival]:
+        """Those whose number no alias has. (The event table itself refuses its own numbers on inserting.)"""
+        stream = self.stream
+        if stream is None or not wanted:
+            return wanted
+        numbers = [item.sequence for item in wanted if item.sequence and item.sequence <= stream.head_sequence]
+        if not numbers:
+            return wanted
+        self.occupied |= self._aliases(numbers)
+        return [item for item in wanted if item.sequence not in self.occupied]
+
+    def _insert(self, wanted: Sequence[Arrival]) -> set[tuple[str, int | None]]:
+        """Store what is new; (messageId, sequence) of each."""
+        if not wanted:
+            return set()
+        lock_workspace_inbox(self.connection.workspace_id)
+        common = {
+            "workspace_id": self.connection.workspace_id,
+            "direction": Direction.INCOMING,
+            "connection_id": self.connection.id,
+            "stream_id": self.stream.id if self.stream else None,
+            "status": EventStatus.DELIVERED,
+            "created_at": self.now,
+        }
+        rows = [
+            {
+                **common,
+                "message_id": item.event.message_id,
+                "event_type": item.event.event_type,
+                "body": item.event.body.decode(),
+                "signature": item.event.signature,
+                "key_id": item.event.key_id,
+                "digest": item.event.digest,
+                "timestamp": item.event.timestamp,
+                "sequence": item.sequence,
+            }
+            for item in wanted
+        ]
+        stored = db.session.connection().execute(_insert_new(is_sqlite()), rows)
+        return {(message_id, sequence) for message_id, sequence in stored}
+
+    def _look_up(self, rest: Sequence[Arrival]) -> None:
+        """Read what has the ids and numbers of those that were not new."""
+        if not rest:
+            return
+        found = db.session.connection().execute(
+            sa.select(_EVENT.c.message_id, _EVENT.c.id, _EVENT.c.body, _EVENT.c.stream_id, _EVENT.c.sequence).where(
+                _EVENT.c.connection_id == self.connection.id,
+                _EVENT.c.message_id.in_([item.event.message_id for item in rest]),
+            )
+        )
+        self.stored = {row.message_id: _Stored(*row[1:]) for row in found}
+        numbers = [item.sequence for item in rest if item.sequence is not None]
+        if self.stream is None or not numbers:
+            return
+        own = db.session.connection().execute(
+            sa.select(_EVENT.c.sequence, _EVENT.c.id).where(
+                _EVENT.c.stream_id == self.stream.id, _EVENT.c.sequence.in_(numbers)
+            )
+        )
+        self.occupied |= {sequence: event_id for sequence, event_id in own if sequence is not None}
+        self.occupied |= self._aliases(numbers)
+
+    def _aliases(self, numbers: Sequence[int]) -> dict[int, int]:
+        assert self.stream is not None  # noqa: S101 - only a stream has numbers
+        found = db.session.connection().execute(
+            sa.select(_ALIAS.c.sequence, _ALIAS.c.event_id).where(
+                _ALIAS.c.stream_id == self.stream.id, _ALIAS.c.sequence.in_(numbers)
+            )
+        )
+        return {sequence: event_id for sequence, event_id in found}
+
+    def _repeated(self, item: Arrival) -> Verdict | None:
+        """The verdict if the id or the number was used before, else None."""
+        stored = self.stored.get(item.event.message_id)
+        holder = None if item.sequence is None else self.occupied.get(item.sequence)
+        if stored is None:
+            return None if holder is None else SequenceConflict("the number belongs to another event")
+        if not is_same_event(item.event.body, stored.body.encode()):
+            return MessageIdConflict()
+        if holder is not None and holder != stored.id:
+            return SequenceConflict("the number belongs to another event")
+        if holder is None and item.sequence is not None and self.stream is not None:
+            self._add_alias(item.sequence, stored.id)
+        return AckStatus.DUPLICATE
+
+    def _add_alias(self, sequence: int, event_id: int) -> None:
+        """A stored event came under a further number: it fills that one too (§6)."""
+        assert self.stream is not None  # noqa: S101 - the caller saw it
+        self.occupied[sequence] = event_id
+        db.session.connection().execute(
+            sa.insert(_ALIAS).values(stream_id=self.stream.id, sequence=sequence, event_id=event_id)
+        )
+
+    def _unwanted(self, item: Arrival, is_wanted: bool) -> Verdict:
+        if is_wanted:
+            # Not stored, and nothing in the way: the same id or number came twice in this request.
+            return SequenceConflict("the number comes twice")
+        return NotSubscribed(f"no subscription here covers {item.event.event_type}")
+
+    def _note_received(self) -> None:
+        if self.now >= (self.connection.last_received_at or 0) + SEEN_EVERY_MS:
+            self.connection.last_received_at = self.now
+
+
+@lru_cache(maxsize=2)
+def _insert_new(on_sqlite: bool) -> Any:
+    """INSERT of what is new by either unique constraint; the rest is left out without an error."""
+    insert = sqlite.insert(_EVENT) if on_sqlite else postgresql.insert(_EVENT)
+    return insert.on_conflict_do_nothing().returning(_EVENT.c.message_id, _EVENT.c.sequence)
