@@ -21,8 +21,9 @@ from app.protocol.control import ControlPayload, ControlType
 from app.protocol.members import Object
 from app.protocol.signing import Kind
 
-#: Where a session keeps the connections whose messages go out when it commits.
+#: Where a session keeps the connections whose messages, or whose events, go out when it commits.
 _WAKES = "tidings_control_wakes"
+_DRAINS = "tidings_drain_wakes"
 
 #: Not yet answered, whether they go again as they are or are issued anew.
 OPEN = (ControlState.WAITING, ControlState.HELD)
@@ -114,6 +115,20 @@ def waiting(connection_id: int, *types: ControlType) -> ControlOut | None:
     )
 
 
+def newest(connection_id: int, *types: ControlType) -> ControlOut | None:
+    """The newest message of these types that was not given up, None if there is none."""
+    return db.session.scalar(
+        sa.select(ControlOut)
+        .where(
+            ControlOut.connection_id == connection_id,
+            ControlOut.state != ControlState.GIVEN_UP,
+            ControlOut.type.in_([control_type.value for control_type in types]),
+        )
+        .order_by(ControlOut.control_sequence.desc())
+        .limit(1)
+    )
+
+
 def give_up(connection_id: int, *, but: ControlOut | None = None) -> None:
     """Leave all unanswered messages unsent, inside the caller's transaction: nobody needs them any more."""
     statement = sa.update(ControlOut).where(
@@ -139,15 +154,23 @@ def wake_after_commit(connection_id: int) -> None:
     db.session().info.setdefault(_WAKES, set()).add(connection_id)
 
 
+def drain_after_commit(connection_id: int) -> None:
+    """Have the connection's deliveries sent when the current transaction commits: nothing holds them any more."""
+    db.session().info.setdefault(_DRAINS, set()).add(connection_id)
+
+
 @event.listens_for(db.session, "after_commit")
 def _wake_now(session: Session) -> None:
     for connection_id in session.info.pop(_WAKES, ()):
         queue.wake_controls(connection_id)
+    for connection_id in session.info.pop(_DRAINS, ()):
+        queue.wake_drain(connection_id)
 
 
 @event.listens_for(db.session, "after_rollback")
 def _forget(session: Session) -> None:
     session.info.pop(_WAKES, None)
+    session.info.pop(_DRAINS, None)
 
 
 def _signal_name(control_id: int) -> str:

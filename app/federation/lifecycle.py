@@ -121,7 +121,9 @@ def activate(connection: Connection) -> None:
         _begin_stream(connection)
         send_verification(connection)
         _end_replaced(connection)
+    connection.hold_code = connection.hold_detail = connection.hold_since = None
     controls.hurry(connection.id)
+    controls.drain_after_commit(connection.id)
 
 
 def send_verification(connection: Connection) -> ControlOut:

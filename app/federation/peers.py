@@ -24,21 +24,17 @@ from app.protocol.errors import AuthenticationFailed, KeyUntrusted, Problem
 from app.protocol.keys import (
     KeyRecord,
     KeyStatus,
-    load_public_key,
     may_sign_message,
     may_sign_transport,
     trusted_records,
 )
-from app.protocol.messages import InstanceDocument, parse_instance_document
-from app.protocol.signing import Kind, verify
+from app.protocol.messages import InstanceDocument, parse_instance_document, verify_document
 from app.protocol.states import ConnectionStatus
 from app.transport import peer_api
 from app.transport.errors import TransportError
 
 log = logging.getLogger(__name__)
 
-#: A document is refused if it claims to be valid for longer than this (§2).
-MAX_VALIDITY_MS = 86_400_000 + 300_000
 #: A document is read for an unknown key at most once in this time (§9).
 KEY_LOOKUP_EVERY_MS = 10_000
 #: Connections that are open, or may become so.
@@ -60,11 +56,6 @@ class FetchedDocument:
     clock_skew_ms: int  #: serverTime minus our clock half-way through the call
     latency_ms: int
     read_at: int
-
-    @property
-    def active_key(self) -> KeyRecord:
-        """The key in use."""
-        return next(record for record in self.document.keys if record.status is KeyStatus.ACTIVE)
 
 
 class PinnedKey(NamedTuple):
@@ -89,10 +80,11 @@ def fetch_peer_document(base_url: str) -> FetchedDocument:
         raise RemoteInvalid(f"{base_url} answers {answer.status} instead of an instance document.")
     read_at = clock.now_ms()
     try:
-        document = _read_document(raw)
+        document = _read_document(raw, base_url, read_at)
     except Problem as problem:
         raise RemoteInvalid(f"The document at {base_url} is not valid: {problem.detail}") from problem
-    _check_document(document, base_url, read_at)
+    if not set(identity.VERSIONS) & set(document.versions):
+        raise RemoteInvalid(f"{base_url} speaks {', '.join(document.versions)} of this protocol, not 1.0.")
     middle_ms = started_ms + (read_at - started_ms) // 2
     return FetchedDocument(
         document, raw.decode(), document.server_time - middle_ms, answer.duration_ms, read_at
@@ -294,27 +286,10 @@ def barred(record: KeyRecord | None, timestamp_ms: int) -> KeyUntrusted | None:
     return None
 
 
-def _read_document(raw: bytes) -> InstanceDocument:
+def _read_document(raw: bytes, base_url: str, now_ms: int) -> InstanceDocument:
     value = loads(raw)
     check_message(value)
-    document = parse_instance_document(value)
-    active = [record for record in document.keys if record.status is KeyStatus.ACTIVE]
-    if len(active) != 1:
-        raise AuthenticationFailed("a document has exactly one active key")
-    signed_by = next((r for r in document.keys if r.key_id == document.key_id), None)
-    if signed_by is None or not may_sign_transport(signed_by):
-        raise AuthenticationFailed("the document is not signed by a key of its own")
-    verify(Kind.INSTANCE, value, load_public_key(signed_by.public_key_pem))
-    return document
-
-
-def _check_document(document: InstanceDocument, base_url: str, now_ms: int) -> None:
-    if document.base_url != base_url:
-        raise RemoteInvalid(f"The document at {base_url} says that it is of {document.base_url}.")
-    if not now_ms - 300_000 <= document.valid_until <= now_ms + MAX_VALIDITY_MS:
-        raise RemoteInvalid(f"The document at {base_url} is out of date, or claims to be valid too long.")
-    if not set(identity.VERSIONS) & set(document.versions):
-        raise RemoteInvalid(f"{base_url} speaks only {', '.join(document.versions)} of this protocol.")
+    return verify_document(parse_instance_document(value), base_url=base_url, now_ms=now_ms)
 
 
 def _rows_of(instance_id: str, base_url: str) -> Sequence[Peer]:
@@ -337,7 +312,7 @@ def _takes_over(peer: Peer, fetched: FetchedDocument) -> bool:
     pinned = pinned_records(peer.id)
     trusted = trusted_records(peer.instance_id, pinned, fetched.document.keys)
     known = {record.key_id: record.fingerprint for record in (*pinned, *trusted)}
-    key = fetched.active_key
+    key = fetched.document.active_key()
     if known.get(key.key_id) != key.fingerprint:
         return False
     write_keys(peer.id, trusted)
