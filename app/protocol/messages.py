@@ -3,6 +3,7 @@
 `parse_x` reads loaded JSON and raises InvalidRequest at the pointer of the first bad member.
 `verify_x` checks the signature against one key record and is the only maker of a
 `Verified…`, so a handler that takes one can never be reached by an unsigned value.
+What there is a hundred of in a batch is a NamedTuple: made in a third of the time.
 """
 
 from collections.abc import Iterable, Sequence
@@ -91,8 +92,7 @@ def verify_signed(
 # Events
 
 
-@dataclass(frozen=True, slots=True)
-class EventMessage:
+class EventMessage(NamedTuple):
     """One event as its sender signed it (§3). `digest` is Base64 of SHA-256 of the signing input."""
 
     message_id: str
@@ -223,8 +223,7 @@ def event_body(
 # Batches
 
 
-@dataclass(frozen=True, slots=True)
-class BatchEntry:
+class BatchEntry(NamedTuple):
     """One entry: either `event` is there, or `problem` says why it was refused on reading."""
 
     sequence: int
@@ -342,8 +341,7 @@ class AckError(NamedTuple):
         return {"code": self.code, "detail": self.detail, "retryable": self.retryable}
 
 
-@dataclass(frozen=True, slots=True)
-class AckEntry:
+class AckEntry(NamedTuple):
     """One entry of an EventAckBatch; `correlation_id` is the event's messageId."""
 
     sequence: int
