@@ -7,7 +7,7 @@ already, only what a chain of vouches leads to is taken over (`adopt_key`).
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import orjson
@@ -173,6 +173,7 @@ def pin(fetched: FetchedDocument) -> Peer:
         instance_id=document.instance_id,
         base_url=document.base_url,
         name=document.name,
+        refused_keys="[]",
         created_at=clock.now_ms(),
         document=fetched.text,
         document_read_at=fetched.read_at,
@@ -239,8 +240,13 @@ def untrusted_keys(instance_id: str, key_id: str) -> list[PinnedKey]:
     return found
 
 
-def require_review(peer_id: int) -> None:
-    """Flag the peer's live connections: it signs with a key that nobody vouched for. Commits."""
+def require_review(peer_id: int, fingerprint: str) -> None:
+    """Flag the peer's live connections: it signs with a key that nobody vouched for. Commits.
+
+    Not for a key that a person has refused already.
+    """
+    if fingerprint in refused_keys(db.session.get_one(Peer, peer_id, populate_existing=True)):
+        return
     with transaction():
         flagged = db.session.scalars(
             sa.update(Connection)
@@ -266,6 +272,34 @@ def refresh(peer_id: int) -> None:
         peer = db.session.get_one(Peer, peer_id, populate_existing=True)
         if not _takes_over(peer, fetched):
             log.warning("peer.keys_differ", extra={"peer_id": peer_id, "base_url": peer.base_url})
+
+
+def trust_document(peer: Peer) -> None:
+    """Pin all keys of the peer's document as last read, by a person's word, inside the caller's transaction.
+
+    Pinned keys that the document does not have stay as they are, but only one key is active.
+    """
+    document = _document_of(peer)
+    named = {record.key_id for record in document.keys}
+    retired = [
+        replace(record, status=KeyStatus.RETIRED, not_after=clock.now_ms())
+        for record in pinned_records(peer.id)
+        if record.key_id not in named and record.status in (KeyStatus.ACTIVE, KeyStatus.NEXT)
+    ]
+    revoked = {r.key_id for r in pinned_records(peer.id) if r.status is KeyStatus.REVOKED}
+    write_keys(peer.id, [*retired, *(record for record in document.keys if record.key_id not in revoked)])
+
+
+def refuse_document_keys(peer: Peer) -> None:
+    """Remember the unknown keys of the peer's document as refused, inside the caller's transaction."""
+    pinned = {record.fingerprint for record in pinned_records(peer.id)}
+    unknown = {record.fingerprint for record in _document_of(peer).keys} - pinned
+    peer.refused_keys = orjson.dumps(sorted(unknown | refused_keys(peer))).decode()
+
+
+def refused_keys(peer: Peer) -> set[str]:
+    """Fingerprints that a person refused to trust."""
+    return set(orjson.loads(peer.refused_keys))
 
 
 def is_blocked(instance_id: str, base_url: str | None = None) -> bool:
