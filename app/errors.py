@@ -1,7 +1,7 @@
 """Refusals that only our own API and services make, beside those of the wire protocol.
 
 The root and the codes that peers see too are in `app.protocol.errors`. A class carries the decision: its
-code is part of the API, its status is what HTTP answers, `retryable` says whether the same call may pass later.
+code is part of the API, its status is what HTTP answers, `retryable` says if the same call may pass later.
 """
 
 from app.protocol.errors import InvalidRequest, InvalidState, NotFound, Problem

@@ -3,8 +3,8 @@
     log = logging.getLogger(__name__)
     log.info("delivery.attempted", extra={"connection_id": 7, "outcome": "acked", "ms": 12})
 
-A terminal gets `12:00:01.234 info delivery.attempted connection_id=7 outcome=acked ms=12`; anything else gets one JSON
-object a line with `time` (RFC 3339, UTC), `level`, `event`, `logger`, the request's id if there is one, and the fields.
+A terminal gets `12:00:01.234 info delivery.attempted connection_id=7 outcome=acked ms=12`, anything else one
+JSON object a line: `time` (RFC 3339, UTC), `level`, `event`, `logger`, the request's id, and the fields.
 Payloads, keys and tokens are never handed in; a field whose name speaks of a secret is masked all the same.
 """
 
@@ -20,7 +20,11 @@ import orjson
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 #: What every LogRecord has; the rest are fields.
-_STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", None, None))) | {"message", "asctime", "taskName"}
+_STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", None, None))) | {
+    "message",
+    "asctime",
+    "taskName",
+}
 _SECRET_WORDS = ("secret", "token", "password", "authorization", "private", "payload")
 _MASK = "***"
 
@@ -32,7 +36,9 @@ def configure(stream: TextIO | None = None, as_json: bool | None = None, level: 
     """Send all logs to `stream` (standard error). JSON unless it is a terminal. Safe to repeat."""
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(JsonLines() if (not stream.isatty() if as_json is None else as_json) else ConsoleLines())
+    handler.setFormatter(
+        JsonLines() if (not stream.isatty() if as_json is None else as_json) else ConsoleLines()
+    )
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old.formatter, JsonLines | ConsoleLines)]:
         root.removeHandler(old)
@@ -87,4 +93,6 @@ def _word(value: Any) -> str:
 
 
 def _rfc3339(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (
+        datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    )

@@ -11,6 +11,7 @@ import threading
 from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
@@ -23,6 +24,11 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
 #: Upper bounds for numbers of events.
 EVENTS = (1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0)
 
+# These parts of prometheus_client have no types.
+_open_file: Any = MmapedDict
+_bound_text: Any = floatToGoString
+_collect_files: Any = MultiProcessCollector
+
 
 class _Store:
     """This process's numbers, by kind of metric. Notices a fork and goes on in a file of its own."""
@@ -31,7 +37,7 @@ class _Store:
         self._lock = threading.Lock()
         self._directory: Path | None = None
         self._process = 0
-        self._files: dict[str, MmapedDict] = {}
+        self._files: dict[str, Any] = {}
 
     def start(self, directory: Path) -> None:
         with self._lock:
@@ -47,7 +53,7 @@ class _Store:
                 self._process = os.getpid()
             file = self._files.get(kind)
             if file is None:
-                file = self._files[kind] = MmapedDict(str(self._directory / f"{kind}_{self._process}.db"))
+                file = self._files[kind] = _open_file(str(self._directory / f"{kind}_{self._process}.db"))
             file.write_value(key, file.read_value(key)[0] + amount, 0.0)
 
     def _close(self) -> None:
@@ -91,10 +97,13 @@ class Histogram:
 
     def _make_keys(self, labels: tuple[str, ...]) -> tuple[str, list[str]]:
         names, bucket = list(self._labels), f"{self._name}_bucket"
-        keys = mmap_key(self._name, f"{self._name}_sum", names, list(labels), self._text), [
-            mmap_key(self._name, bucket, [*names, "le"], [*labels, floatToGoString(bound)], self._text)
-            for bound in self._bounds
-        ]
+        keys = (
+            mmap_key(self._name, f"{self._name}_sum", names, list(labels), self._text),
+            [
+                mmap_key(self._name, bucket, [*names, "le"], [*labels, _bound_text(bound)], self._text)
+                for bound in self._bounds
+            ],
+        )
         self._keys[labels] = keys
         return keys
 
@@ -104,7 +113,9 @@ HTTP_SECONDS = Histogram("tidings_http_request_seconds", "Time to answer a reque
 EVENTS_PUBLISHED = Counter("tidings_events_published", "Events accepted for publication.")
 EVENTS_RECEIVED = Counter("tidings_events_received", "Incoming events by what became of them.", ("outcome",))
 DELIVERIES = Counter("tidings_deliveries", "Deliveries tried, by what became of them.", ("outcome",))
-DELIVERY_SECONDS = Histogram("tidings_delivery_request_seconds", "Time of one delivery request.", SECONDS, ("outcome",))
+DELIVERY_SECONDS = Histogram(
+    "tidings_delivery_request_seconds", "Time of one delivery request.", SECONDS, ("outcome",)
+)
 BATCH_EVENTS = Histogram("tidings_delivery_batch_events", "Events in one delivery request.", EVENTS)
 PEER_REFUSED = Counter("tidings_peer_requests_refused", "Requests of peers that were refused.", ("code",))
 
@@ -125,7 +136,7 @@ def exposition(directory: Path, *gauges: Collector) -> bytes:
     """All processes' numbers and the gauges given, in Prometheus' text format."""
     registry = CollectorRegistry()
     if directory.is_dir():
-        MultiProcessCollector(registry, path=str(directory))
+        _collect_files(registry, path=str(directory))
     for collector in gauges:
         registry.register(collector)
     return generate_latest(registry)

@@ -53,7 +53,7 @@ def connection_row(workspace_id: int, public_id: str) -> Connection:
 
 
 def row_number(workspace_id: int, public_id: str) -> int | None:
-    """The connection's row number, or None if this workspace has no such connection: a filter matches nothing then."""
+    """The connection's row number, for filters; None if this workspace has no such connection."""
     return db.session.scalar(
         sa.select(Connection.id).where(
             Connection.workspace_id == workspace_id, Connection.public_id == public_id, is_visible()
@@ -114,7 +114,7 @@ def streams_of(connection_id: int, direction: Direction) -> StreamDetails:
     )
 
 
-def _with_peer(query: sa.Select[Any]) -> sa.Select[Any]:
+def _with_peer(query: sa.Select[Connection]) -> sa.Select[Connection]:
     return query.options(
         joinedload(Connection.peer).options(selectinload(Peer.keys)), joinedload(Connection.workspace)
     )

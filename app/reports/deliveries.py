@@ -60,7 +60,7 @@ def deliveries_of_event(event_id: int) -> list[EventDelivery]:
     """An event's deliveries in the order in which they were made, each with its attempts."""
     rows = db.session.execute(_shown().where(Delivery.event_id == event_id).order_by(Delivery.id)).all()
     attempts = _attempts(rows)
-    return [EventDelivery(**{**_details(row), "attempts": attempts[row.id]}) for row in rows]  # type: ignore[typeddict-item]
+    return [EventDelivery(**{**_details(row), "attempts": attempts[row.id]}) for row in rows]
 
 
 def list_dead_groups(workspace_id: int) -> list[DeadGroup]:
@@ -84,7 +84,7 @@ def _has_status(status: str) -> list[sa.ColumnElement[bool]]:
     return [Delivery.state == DeliveryState(status)]
 
 
-def _shown() -> sa.Select[Any]:
+def _shown() -> sa.Select[*tuple[Any, ...]]:
     return (
         sa.select(
             Delivery.id,
@@ -128,21 +128,20 @@ def _details(row: sa.Row[Any]) -> DeliveryDetails:
 
 
 def _attempts(deliveries: Sequence[sa.Row[Any]]) -> dict[int, list[Attempt]]:
-    """By delivery: the attempts that have an entry, and the latest, which has none if it ended the delivery."""
+    """By delivery: the attempts with an entry, and the latest, which has none if it ended the delivery."""
     found: dict[int, dict[int, Attempt]] = {row.id: {} for row in deliveries}
     entries = sa.select(AttemptEntry, AttemptRow).join(AttemptRow, AttemptRow.id == AttemptEntry.attempt_id)
     for entry, row in db.session.execute(entries.where(AttemptEntry.delivery_id.in_(found))):
         code, detail = entry.error_code, entry.error_detail
         found[entry.delivery_id][row.id] = _attempt(row, entry.number, entry.trigger, code, detail)
-    latest = {row.attempt_id: None for row in deliveries if row.attempt_id is not None}
-    rows = {
-        row.id: row
-        for row in db.session.scalars(sa.select(AttemptRow).where(AttemptRow.id.in_(latest)))
+    named = {row.attempt_id for row in deliveries if row.attempt_id is not None}
+    latest = {
+        row.id: row for row in db.session.scalars(sa.select(AttemptRow).where(AttemptRow.id.in_(named)))
     }
     for delivery in deliveries:
-        row = rows.get(delivery.attempt_id)
-        if row is not None and row.id not in found[delivery.id]:
-            found[delivery.id][row.id] = _attempt(row, delivery.attempts, delivery.trigger, None, None)
+        last = latest.get(delivery.attempt_id)
+        if last is not None and last.id not in found[delivery.id]:
+            found[delivery.id][last.id] = _attempt(last, delivery.attempts, delivery.trigger, None, None)
     return {
         delivery_id: sorted(attempts.values(), key=lambda attempt: attempt["number"])
         for delivery_id, attempts in found.items()

@@ -1,7 +1,7 @@
 """The shapes in which this instance's own people and scripts see things: API, command line and pages alike.
 
-Names and values are a contract (camelCase, RFC 3339 times, UUIDs). They are typed dictionaries, so that a list
-of two hundred costs no objects, and the API's document is made from these same types.
+Names and values are a contract (camelCase, RFC 3339 times, UUIDs). They are typed dictionaries, so that a
+list of two hundred costs no objects, and the API's document is made from these same types.
 """
 
 from typing import Any, Literal, NotRequired
@@ -193,4 +193,3 @@ class Check(TypedDict):
 #: Kept beside the words above, so that a new state cannot be forgotten here.
 CONNECTION_STATUSES: tuple[str, ...] = tuple(ConnectionStatus)
 EVENT_STATUSES: tuple[str, ...] = tuple(EventStatus)
-

@@ -1,6 +1,6 @@
 """The event log: what came in and what went out, newest first, or in order of commit for a consumer.
 
-    ?order=desc                 (workspace, id) and its siblings for each filter, walked backwards from the cursor
+    ?order=desc                 (workspace, id) and its siblings for each filter, backwards from the cursor
     ?order=asc                  the same forwards; the last row's number is the place to go on from, also when
                                 the page is empty, and no row with a smaller number is committed later
                                 (`database.lock_workspace_inbox`)
@@ -76,8 +76,8 @@ def get_event_messages(
         has a cursor, also an empty one; whoever goes on from it gets only what came since, in the order of
         commit, and misses nothing.
 
-    Raises InvalidCursor for a cursor of another list or other filters, InvalidRequest for a limit outside 1-200
-    or for order=asc without direction=incoming, ValueError for an unknown direction, status or order.
+    Raises InvalidCursor for a cursor of another list or other filters, InvalidRequest for a limit outside
+    1-200 or order=asc without direction=incoming, ValueError for an unknown direction, status or order.
     """
     if order not in ("asc", "desc"):
         raise ValueError(f"{order!r} is no order")
@@ -96,7 +96,7 @@ def get_event_messages(
     if order == "asc":
         return _consume(workspace_id, chosen, limit, key, cursor)
     if connection_id is not None:
-        return _over_connection(workspace_id, chosen, limit, key, cursor)
+        return _over_connection(workspace_id, chosen, connection_id, limit, key, cursor)
     after = read_cursor(key, cursor)
     query = _events(workspace_id, chosen)
     if after is not None:
@@ -141,12 +141,11 @@ def _consume(
 
 
 def _over_connection(
-    workspace_id: int, chosen: EventFilter, limit: int, key: ListKey, cursor: str | None
+    workspace_id: int, chosen: EventFilter, connection: str, limit: int, key: ListKey, cursor: str | None
 ) -> Page[EventMessageDetails]:
     """Incoming and outgoing events of one connection, merged by time; two places, 0 for "not begun"."""
-    assert chosen.connection_id is not None
     incoming_place, outgoing_place = read_cursor(key, cursor, 2) or (0, 0)
-    connection_id = row_number(workspace_id, chosen.connection_id)
+    connection_id = row_number(workspace_id, connection)
     if connection_id is None:
         return Page([], None, False)
     found: list[_Listed] = []
@@ -206,7 +205,7 @@ def _list_key(workspace_id: int, chosen: EventFilter, order: str) -> ListKey:
     )
 
 
-def _shown() -> sa.Select[Any]:
+def _shown() -> sa.Select[*tuple[Any, ...]]:
     return (
         sa.select(
             Event.id,
@@ -227,7 +226,7 @@ def _shown() -> sa.Select[Any]:
     )
 
 
-def _events(workspace_id: int, chosen: EventFilter) -> sa.Select[Any]:
+def _events(workspace_id: int, chosen: EventFilter) -> sa.Select[*tuple[Any, ...]]:
     """The events of the filter, but for the connection."""
     query = _shown().where(Event.workspace_id == workspace_id)
     if chosen.direction is not None:

@@ -1,4 +1,4 @@
-"""Pages of a list by keyset: a cursor says after which row to go on, so that page 10,000 costs what page 1 costs.
+"""Pages of a list by keyset: a cursor says after which row to go on, so page 10,000 costs what page 1 costs.
 
 A cursor is opaque and signed. It belongs to one list with one set of filters of one workspace: what it is
 used with besides is `invalid_cursor`, since a position in one list means nothing in another. It never
@@ -39,7 +39,7 @@ class Page(Generic[Row]):
 
 @dataclass(frozen=True, slots=True)
 class ListKey:
-    """Which list a cursor belongs to: its name, the workspace, and the filters (those that are None do not count)."""
+    """Which list a cursor belongs to: its name, the workspace, and its filters; None is no filter."""
 
     name: str
     workspace_id: int
@@ -93,4 +93,6 @@ def _mac(key: ListKey, body: bytes) -> bytes:
 
 
 def _not_ours() -> InvalidCursor:
-    return InvalidCursor("Take nextCursor from an answer to the same list with the same filters, or leave it out.")
+    return InvalidCursor(
+        "Take nextCursor from an answer to the same list with the same filters, or leave it out."
+    )

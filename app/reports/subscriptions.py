@@ -31,7 +31,8 @@ def get_event_subscriptions(
     direction: of the events; `incoming` are ours to a peer's events.
     status: as shown, `pending` with those that the peer has not answered yet.
 
-    Raises InvalidCursor, InvalidRequest for a limit outside 1-200, ValueError for an unknown direction or status.
+    Raises InvalidCursor, InvalidRequest for a limit outside 1-200, ValueError for an unknown direction or
+    status.
     """
     filters = {"connectionId": connection_id, "direction": direction, "status": status}
     key = ListKey("subscriptions", workspace_id, filters)
@@ -67,7 +68,7 @@ def subscription_details(subscription: Subscription) -> SubscriptionDetails:
     return get_subscription_details(subscription.workspace_id, subscription.public_id)
 
 
-def _shown() -> sa.Select[tuple[Subscription, str, str]]:
+def _shown() -> sa.Select[Subscription, str, str]:
     return (
         sa.select(Subscription, Connection.public_id, Workspace.public_id)
         .join(Connection, Connection.id == Subscription.connection_id)

@@ -1,12 +1,10 @@
-"""Times as people and JSON read them: RFC 3339 in UTC with milliseconds. Inside, times are Unix milliseconds."""
+"""Times as people and JSON read them: RFC 3339 in UTC with milliseconds. Inside they are Unix ms."""
 
 import re
 from datetime import UTC, datetime
 from typing import overload
 
-_RFC3339 = re.compile(
-    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:([Zz])|([+-])(\d\d):(\d\d))"
-)
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:([Zz])|([+-])(\d\d):(\d\d))")
 
 
 @overload
@@ -28,7 +26,7 @@ def rfc3339(timestamp_ms: int | None) -> str | None:
 
 
 def parse_rfc3339(text: str) -> int:
-    """Unix milliseconds of an RFC 3339 time with its offset; more than milliseconds is cut off. Raises ValueError."""
+    """Unix milliseconds of an RFC 3339 time with its offset; microseconds are cut off. Raises ValueError."""
     found = _RFC3339.fullmatch(text)
     if found is None:
         raise ValueError("not an RFC 3339 time")

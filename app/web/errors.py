@@ -1,8 +1,8 @@
-"""Answers to what went wrong: one place turns every refusal and every fault into a problem document (RFC 9457).
+"""Answers to what went wrong: one place turns every refusal and fault into a problem document (RFC 9457).
 
-Views never catch. A `Problem` says its own status and code; what Flask refuses by itself (no such path, another
-method, a body too large) gets the code of its status; anything else is a fault of ours, logged once with its
-traceback and told as `internal_error` without a word of it.
+Views never catch. A `Problem` says its own status and code; what Flask refuses by itself (no such path,
+another method, a body too large) gets the code of its status; anything else is a fault of ours, logged once
+with its traceback and told as `internal_error` without a word of it.
 """
 
 import logging

@@ -1,0 +1,257 @@
+"""Is all well? The list of checks that `/readyz` and `flask doctor` share, and the gauges of `/metrics`.
+
+Each check looks at one thing, says what it found in one line and what to do if that is wrong. None of them
+raises, and none waits longer than the client below it does.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from redis import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+
+from app import queue
+from app.config import ROOT, is_loopback, settings
+from app.database import db
+from app.federation import identity
+from app.models import Connection, Delivery
+from app.protocol.errors import Problem
+from app.protocol.states import ConnectionStatus, DeliveryState
+from app.reports.connections import sends_now
+from app.reports.details import Check
+
+#: Rows of one state that a gauge counts at most; counting millions on every scrape would be felt.
+GAUGE_CAP = 100_000
+
+#: Less room than this for the database is worth a word, bytes.
+_MIN_FREE_BYTES = 1024**3
+
+
+class _Seen(NamedTuple):
+    """What a check found: whether it is right, in words, and what to do if not."""
+
+    ok: bool
+    detail: str
+    fix: str = ""
+
+
+def readiness() -> list[Check]:
+    """What must be there for the instance to do its work."""
+    return _run(("database", _database), ("redis", _redis), ("migrations", _migrations), ("worker", _worker))
+
+
+def doctor() -> list[Check]:
+    """Everything that can be looked at from here: readiness, and what people get wrong at first."""
+    more = _run(
+        ("identity", _identity),
+        ("settings", _settings),
+        ("data folder", _data_folder),
+        ("disk", _disk),
+        ("queues", _queues),
+        ("holds", _holds),
+    )
+    return readiness() + more
+
+
+def _run(*checks: tuple[str, Callable[[], _Seen]]) -> list[Check]:
+    found = []
+    for name, check in checks:
+        seen = check()
+        found.append(Check(name=name, ok=seen.ok, detail=seen.detail, fix="" if seen.ok else seen.fix))
+    return found
+
+
+def _database() -> _Seen:
+    try:
+        db.session.execute(sa.text("SELECT 1"))
+    except SQLAlchemyError as error:
+        db.session.rollback()
+        return _Seen(
+            False,
+            f"does not answer: {_one_line(error)}",
+            "Start the database server, or correct DATABASE_URL.",
+        )
+    return _Seen(True, f"{db.engine.dialect.name} answers")
+
+
+def _redis() -> _Seen:
+    if queue.is_reachable():
+        return _Seen(True, "answers")
+    given = settings().redis_url
+    fix = "Start the server that REDIS_URL names." if given else "`flask up` starts one; or set REDIS_URL."
+    return _Seen(False, "does not answer; deliveries go on when it is back", fix)
+
+
+def _migrations() -> _Seen:
+    try:
+        with db.engine.connect() as connection:
+            current = set(MigrationContext.configure(connection).get_current_heads())
+    except SQLAlchemyError:
+        return _Seen(False, "cannot be read", "Mend the database first.")
+    if current == _heads():
+        return _Seen(True, f"at {', '.join(sorted(current))}")
+    shown = ", ".join(sorted(current)) or "nothing"
+    return _Seen(
+        False,
+        f"the database is at {shown}, the code at {', '.join(sorted(_heads()))}",
+        "Run `flask init`, or start with `flask up`: both bring the database up to date.",
+    )
+
+
+@lru_cache(maxsize=1)
+def _heads() -> frozenset[str]:
+    return frozenset(ScriptDirectory(str(ROOT / "migrations")).get_heads())
+
+
+def _worker() -> _Seen:
+    try:
+        workers = queue.live_workers()
+    except RedisError:
+        return _Seen(False, "cannot be seen without Redis", "Mend Redis first.")
+    if workers:
+        return _Seen(True, f"{len(workers)} at work")
+    return _Seen(False, "none is at work, so nothing is delivered", "Start `flask up`, or `flask worker`.")
+
+
+def _identity() -> _Seen:
+    try:
+        ours = identity.local_instance()
+        identity.signer()
+    except (Problem, SQLAlchemyError) as error:
+        return _Seen(False, _one_line(error), "Run `flask init`.")
+    except Exception as error:  # The key does not open: whatever the reason, the cure is the same.
+        return _Seen(
+            False,
+            f"the private key cannot be opened: {type(error).__name__}",
+            "Restore the SECRET_KEY that the keys were made under (DATA_DIR/secret_key, or the variable).",
+        )
+    return _Seen(True, f"{ours.instance_id} signs with {ours.key_id}")
+
+
+def _settings() -> _Seen:
+    config = settings()
+    if is_loopback(config.base_url):
+        return _Seen(True, f"{config.base_url} is reachable from this machine alone")
+    if config.base_url.startswith("http://"):
+        return _Seen(
+            False,
+            f"{config.base_url} is not encrypted",
+            "Put a server with TLS in front, and set BASE_URL to its https:// address.",
+        )
+    return _Seen(True, f"peers reach this instance at {config.base_url}")
+
+
+def _data_folder() -> _Seen:
+    folder = settings().data_dir
+    if os.access(folder, os.W_OK | os.X_OK):
+        return _Seen(True, f"{folder} can be written")
+    return _Seen(False, f"{folder} cannot be written", "Give this user the folder, or set DATA_DIR.")
+
+
+def _disk() -> _Seen:
+    try:
+        free = shutil.disk_usage(settings().data_dir).free
+    except OSError as error:
+        return _Seen(False, _one_line(error), "Set DATA_DIR to a folder that exists.")
+    shown = f"{free / 1024**3:.1f} GiB free"
+    return _Seen(free >= _MIN_FREE_BYTES, shown, "Make room: events are kept for RETENTION_DAYS.")
+
+
+def _queues() -> _Seen:
+    try:
+        failed = sum(queue.queue(name).failed_job_registry.count for name in queue.QUEUES)
+    except RedisError:
+        return _Seen(False, "cannot be seen without Redis", "Mend Redis first.")
+    if failed:
+        return _Seen(False, f"{failed} jobs failed lately", 'The log has the cause ("job.failed").')
+    return _Seen(True, "no job failed lately")
+
+
+def _holds() -> _Seen:
+    try:
+        held = db.session.scalars(
+            sa.select(Connection.public_id).where(
+                Connection.status == ConnectionStatus.ACTIVE,
+                sa.or_(Connection.hold_code.is_not(None), Connection.key_review.is_(True)),
+            )
+        ).all()
+    except SQLAlchemyError:
+        db.session.rollback()
+        return _Seen(False, "cannot be read", "Mend the database first.")
+    if held:
+        return _Seen(
+            False,
+            f"{len(held)} connections wait for a person, such as {held[0]}",
+            "`flask connection show ID` says why; `flask connection retry-now ID` sends again.",
+        )
+    return _Seen(True, "no connection waits for a person")
+
+
+def _one_line(error: Exception) -> str:
+    cause = getattr(error, "orig", None) or error
+    return " ".join(str(cause).split())[:200]
+
+
+class Gauges(Collector):
+    """What is so now, looked up when somebody asks. What cannot be read is left out."""
+
+    def collect(self) -> Iterable[Metric]:
+        """The gauges."""
+        yield from _worker_gauges()
+        try:
+            yield from _connection_gauges()
+            yield from _delivery_gauges()
+        except SQLAlchemyError:
+            db.session.rollback()
+
+
+def _worker_gauges() -> Iterator[Metric]:
+    try:
+        alive = len(queue.live_workers())
+    except RedisError:
+        return
+    yield GaugeMetricFamily("tidings_workers", "Workers that are alive.", value=alive)
+
+
+def _connection_gauges() -> Iterator[Metric]:
+    gauge = GaugeMetricFamily("tidings_connections", "Connections by status.", labels=["status"])
+    counted = dict.fromkeys(ConnectionStatus, 0)
+    rows = db.session.execute(sa.select(Connection.status, sa.func.count()).group_by(Connection.status))
+    counted |= {status: count for status, count in rows}
+    for status, count in counted.items():
+        gauge.add_metric([status.value], count)
+    yield gauge
+
+
+def _delivery_gauges() -> Iterator[Metric]:
+    """Counted connection by connection in the index of (connection, state), each no further than the cap."""
+    gauge = GaugeMetricFamily(
+        "tidings_deliveries_open", f"Deliveries by status, up to {GAUGE_CAP} a connection.", labels=["status"]
+    )
+    counted = {"pending": 0, "held": 0, "sending": 0, "dead": 0}
+    for connection_id, sends in db.session.execute(sa.select(Connection.id, sends_now())).all():
+        counted["pending" if sends else "held"] += _count(connection_id, DeliveryState.PENDING)
+        counted["sending"] += _count(connection_id, DeliveryState.SENDING)
+        counted["dead"] += _count(connection_id, DeliveryState.DEAD)
+    for status, count in counted.items():
+        gauge.add_metric([status], count)
+    yield gauge
+
+
+def _count(connection_id: int, state: DeliveryState) -> int:
+    some = (
+        sa.select(sa.literal(1))
+        .select_from(Delivery)
+        .where(Delivery.connection_id == connection_id, Delivery.state == state)
+        .limit(GAUGE_CAP)
+        .subquery()
+    )
+    return db.session.scalar(sa.select(sa.func.count()).select_from(some)) or 0

@@ -1,0 +1,110 @@
+"""What calls answer beside the details that `app.reports.details` names."""
+
+from typing import Any, Generic, TypeVar
+
+from typing_extensions import TypedDict
+
+Row = TypeVar("Row")
+
+
+class Listing(TypedDict, Generic[Row]):
+    """One page of a list."""
+
+    data: list[Row]
+    nextCursor: str | None
+    hasMore: bool
+
+
+class PublishedEvent(TypedDict):
+    """An event that was stored, and to how many connections it goes."""
+
+    messageId: str
+    eventType: str
+    timestamp: str
+    deliveries: int
+
+
+class BatchEntry(TypedDict):
+    """One event of a batch."""
+
+    messageId: str
+    eventType: str
+    deliveries: int
+
+
+class PublishedBatch(TypedDict):
+    """The events of a batch, in the order given."""
+
+    data: list[BatchEntry]
+
+
+class PreviewDetails(TypedDict):
+    """What an instance says of itself, and how far away it is."""
+
+    instanceId: str
+    name: str
+    remoteUrl: str
+    software: dict[str, Any]
+    versions: list[str]
+    features: list[str]
+    limits: dict[str, Any]
+    keyId: str
+    fingerprint: str
+    clockSkewMs: int | None
+    latencyMs: int
+
+
+class VerificationDetails(TypedDict):
+    """Whether the peer answered, and how fast."""
+
+    connectionId: str
+    ok: bool
+    status: str | None
+    roundTripMs: int | None
+    error: str | None
+
+
+class ReplayDetails(TypedDict):
+    """A request for a replay, and what became of it so far."""
+
+    replayId: str
+    connectionId: str
+    status: str
+    error: str | None
+
+
+class RetryGroup(TypedDict):
+    """Deliveries of one connection with the same error."""
+
+    connectionId: str
+    error: str | None
+    count: int
+
+
+class RetryAnswer(TypedDict):
+    """How many deliveries were taken, or would be; groups only for a dry run."""
+
+    count: int
+    dryRun: bool
+    groups: list[RetryGroup]
+
+
+class FieldProblem(TypedDict):
+    """One bad field; the pointer of a query parameter is /name."""
+
+    pointer: str
+    code: str
+    detail: str
+
+
+class ProblemDocument(TypedDict, total=False):
+    """RFC 9457: why a call was refused."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    retryable: bool
+    requestId: str | None
+    errors: list[FieldProblem]
