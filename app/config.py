@@ -21,6 +21,9 @@ from uuid import UUID
 
 from flask import current_app
 
+from app.protocol.errors import InvalidRequest
+from app.protocol.event_types import check_pattern
+
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 #: The folder that holds wsgi.py, migrations/, templates/ and static/.
@@ -32,7 +35,6 @@ SECRET_KEY_FILE = "secret_key"  # noqa: S105 - a file's name
 _HOST = re.compile(
     r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*"
 )
-_SEGMENT = r"(?:[a-z0-9]+(?:[_-][a-z0-9]+)*)"
 _DEFAULT_PORT = {"http": 80, "https": 443}
 _TEN_YEARS_MS = 10 * 365 * 86_400_000
 
@@ -157,9 +159,10 @@ def _secret(text: str) -> str:
 
 
 def _pattern(text: str) -> str:
-    if len(text) > 255 or not re.fullmatch(rf"\*|{_SEGMENT}(\.{_SEGMENT})*(\.\*)?", text):
-        raise ValueError(text)
-    return text
+    try:
+        return check_pattern(text, "")
+    except InvalidRequest as problem:
+        raise ValueError(problem.detail) from None
 
 
 def _database_url(text: str) -> str:
@@ -331,7 +334,7 @@ SETTINGS: tuple[Setting, ...] = (
         "FEDERATION_AUTO_GRANT",
         "patterns",
         "",
-        "event types such as task.created, task.* or * separated by commas",
+        "event types such as task.created, task.*, task.** or ** separated by commas",
         "Event types granted at once to any active connection.",
         _list(_pattern),
         "none",
