@@ -27,7 +27,7 @@ def wake(connection_ids: Iterable[int]) -> None:
         return
     rows = db.session.execute(
         sa.select(Connection.id, Connection.failures).where(Connection.id.in_(ids))
-    ).tuples()
+    )
     waiting = db.session().info.setdefault(_WAITING, {})
     waiting.update((connection_id, failures > 0) for connection_id, failures in rows)
 
