@@ -21,6 +21,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -189,33 +190,30 @@ class Client:
 
     def _vet(self, origin: Origin, deadline: Deadline) -> list[Address]:
         """address.vet within the deadline. getaddrinfo knows none, so its thread may be left behind."""
-        outcome: list[list[Address] | Exception] = []
+        scheme, host, port = origin
+        found: Future[list[Address]] = Future()
         lookups = self._lookups
 
         def look_up() -> None:
             try:
-                outcome.append(
-                    vet(origin.host, origin.port, origin.scheme, self._allowed_networks, self._resolve)
-                )
-            except Exception as error:  # it is raised again below, in the thread that asked
-                outcome.append(error)
+                found.set_result(vet(host, port, scheme, self._allowed_networks, self._resolve))
+            except Exception as error:  # raised again by result(), in the thread that asked
+                found.set_exception(error)
             finally:
                 lookups.release()
 
         if not lookups.acquire(timeout=deadline.left()):
-            raise NameNotResolved(f"{origin.host} was not looked up: too many look-ups are waiting")
-        thread = threading.Thread(target=look_up, name=f"look up {origin.host}", daemon=True)
+            raise NameNotResolved(f"{host} was not looked up: too many look-ups are waiting")
+        thread = threading.Thread(target=look_up, name=f"look up {host}", daemon=True)
         try:
             thread.start()
         except BaseException:
             lookups.release()
             raise
-        thread.join(deadline.left())
-        if not outcome:
-            raise NameNotResolved(f"{origin.host} was not found in time: the resolver does not answer")
-        if isinstance(outcome[0], Exception):
-            raise outcome[0]
-        return outcome[0]
+        try:
+            return found.result(deadline.left())
+        except TimeoutError:
+            raise NameNotResolved(f"{host} was not found: the resolver does not answer") from None
 
     def _take(self, origin: Origin) -> Wire | None:
         """An idle connection to the origin that nothing seems wrong with: the one used last, or None."""

@@ -264,6 +264,8 @@ def unaccepting_listener(port=0):
     """A port of 127.0.0.1 whose queue of connections is full, so that Linux drops whatever comes."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
+        # Ports of connections that ended a moment ago are free enough.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
         listener.listen(0)
         for _ in range(3):
