@@ -3,6 +3,8 @@
 import contextlib
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,12 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from flask_migrate import upgrade
+from rq.timeouts import TimerDeathPenalty
 
 from app import clock, create_app, queue
 from app.config import Config
 from app.database import db
+from app.jobs import worker
 from tests import engines
 
 ENGINES = ("sqlite", "postgresql")
@@ -27,16 +31,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--engine", choices=ENGINES, help="run tests that need a database on this one alone")
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Each test that uses `engine`, directly or by another fixture, runs once on each."""
-    if "engine" in metafunc.fixturenames:
-        chosen = metafunc.config.getoption("--engine")
-        metafunc.parametrize("engine", [chosen] if chosen else list(ENGINES), indirect=True, scope="function")
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --engine, leave out what would run on the other one."""
+    chosen = config.getoption("--engine")
+    if chosen is None:
+        return
+    others = [
+        item for item in items if isinstance(item, pytest.Function) and _engine_of(item) not in (None, chosen)
+    ]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in others]
 
 
-@pytest.fixture
+def _engine_of(item: pytest.Function) -> str | None:
+    return item.callspec.params.get("engine") if hasattr(item, "callspec") else None
+
+
+@pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
-    """Name of the database engine: sqlite or postgresql."""
+    """Name of the database engine. Each test that uses it, directly or by another fixture, runs on both."""
     return str(request.param)
 
 
@@ -122,6 +135,23 @@ def app(make_app: MakeApp) -> Iterator[Flask]:
     made = make_app()
     with made.app_context():
         yield made
+
+
+@pytest.fixture
+def work() -> Iterator[Callable[[Flask], bool]]:
+    """work(app): do all jobs that wait, as a worker does them; whether there were any."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    asked = threading.Event()
+
+    def run(app: Flask) -> bool:
+        made = worker.make(app, app.extensions["tidings"], (*worker.ORDINARY, *worker.FAILING), asked)
+        # Its usual way is SIGALRM, which pytest-timeout needs for itself.
+        made.death_penalty_class = TimerDeathPenalty
+        return bool(made.work(burst=True, logging_level="WARNING"))
+
+    yield run
+    for number, handler in kept.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def run(app: Flask, config: Config, queues: Sequence[str]) -> None:
     threading.Thread(target=_beat, args=(app, os.getppid()), daemon=True, name="beat").start()
     while not asked.is_set():
         try:
-            _make(app, config, queues, asked).work(logging_level="WARNING")
+            make(app, config, queues, asked).work(logging_level="WARNING")
         except redis.RedisError as error:
             log.warning("worker.redis_away", extra={"error": str(error)})
         _listen(asked)
@@ -100,7 +100,7 @@ def _listen(asked: threading.Event) -> None:
         signal.signal(number, lambda _number, _frame: asked.set())
 
 
-def _make(app: Flask, config: Config, queues: Sequence[str], asked: threading.Event) -> Worker:
+def make(app: Flask, config: Config, queues: Sequence[str], asked: threading.Event) -> Worker:
     """A worker with a client of its own, since RQ changes the client's timeouts. Raises redis.RedisError."""
     worker = Worker(
         list(queues),

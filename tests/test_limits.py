@@ -1,0 +1,101 @@
+"""Token buckets on a real Valkey."""
+
+from pathlib import Path
+
+import pytest
+from flask import Flask
+
+from app import create_app, limits
+from app.config import Config
+from app.limits import LimitExceeded
+from app.protocol.errors import RateLimited
+from tests.conftest import MakeApp
+
+
+@pytest.fixture
+def engine() -> str:
+    """Limits are the same whatever the database is."""
+    return "sqlite"
+
+
+@pytest.fixture
+def app(make_app: MakeApp) -> Flask:
+    """An app; its database is not looked at."""
+    return make_app(DATABASE_URL="sqlite:////nowhere/at/all.db")
+
+
+def test_a_bucket_gives_what_it_holds_and_no_more(app: Flask) -> None:
+    with app.app_context():
+        left = [limits.check("address", "a", 4, per_minute=10).remaining for _ in range(2)]
+
+        with pytest.raises(RateLimited) as caught:
+            limits.check("address", "a", 4, per_minute=10)
+
+    assert left == [6, 2]
+    # Two tokens are missing, and one comes each six seconds.
+    assert caught.value.retry_after_s == 12
+
+
+def test_a_refusal_takes_nothing(app: Flask) -> None:
+    with app.app_context():
+        limits.check("address", "a", 9, per_minute=10)
+        for _ in range(3):
+            with pytest.raises(LimitExceeded):
+                limits.check("address", "a", 5, per_minute=10)
+
+        assert limits.check("address", "a", 1, per_minute=10).remaining == 0
+
+
+def test_keys_and_buckets_do_not_share(app: Flask) -> None:
+    with app.app_context():
+        limits.check("address", "a", 10, per_minute=10)
+
+        assert limits.check("address", "b", 10, per_minute=10).remaining == 0
+        assert limits.check("publish", "a", 10, per_minute=10).remaining == 0
+
+
+def test_more_than_a_bucket_holds_passes_when_it_is_full_and_is_paid_back(app: Flask) -> None:
+    with app.app_context():
+        limits.check("publish", "t", 30, per_minute=10)
+
+        with pytest.raises(LimitExceeded) as caught:
+            limits.check("publish", "t", 1, per_minute=10)
+
+    # 20 tokens of debt and the one that is asked for, six seconds each.
+    assert caught.value.retry_after_s == 126
+
+
+def test_tokens_come_back_with_time(app: Flask) -> None:
+    with app.app_context():
+        limits.check("publish", "t", 1000, per_second=1000)
+        # As if the second had begun earlier.
+        limits.redis_client().hincrby("tidings:limit:publish:t", "at", -500)
+
+        assert 450 <= limits.check("publish", "t", 0, per_second=1000).remaining <= 1000
+
+
+def test_headers_tell_policy_and_rest(app: Flask) -> None:
+    with app.app_context():
+        allowance = limits.check("publish", "t", 15, per_minute=60)
+        with pytest.raises(LimitExceeded) as caught:
+            limits.check("publish", "t", 50, per_minute=60)
+
+    assert allowance.headers() == {
+        "RateLimit": '"publish";r=45;t=15',
+        "RateLimit-Policy": '"publish";q=60;w=60',
+    }
+    assert caught.value.allowance.headers()["RateLimit"] == '"publish";r=45;t=5'
+
+
+def test_without_redis_everybody_passes_and_it_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = create_app(
+        Config.from_env({"DATA_DIR": str(tmp_path), "REDIS_URL": f"unix://{tmp_path}/none.sock"})
+    )
+
+    with app.app_context():
+        for _ in range(3):
+            assert limits.check("address", "a", 99, per_second=1).remaining == 1
+
+    assert [record.message for record in caplog.records] == ["limits.unavailable"]
