@@ -275,6 +275,7 @@ class ForeignPeer:
         features: Sequence[str] = ("ed25519",),
         limits: Message | None = None,
         grants: Sequence[str] = (),
+        port: int = 0,
     ) -> None:
         self.instance_id = instance_id or new_id()
         self.key = key or Key.rsa()
@@ -303,7 +304,7 @@ class ForeignPeer:
         self._changed = threading.Condition(threading.RLock())
         self._released = threading.Event()
         self._server: _Server | None = None
-        self._port = 0
+        self.port = port
 
     # --- running ---
 
@@ -317,9 +318,9 @@ class ForeignPeer:
     def start(self) -> None:
         """Listen, on the same port as before if it ran before."""
         self._released.clear()
-        self._server = _Server(("127.0.0.1", self._port), self)
-        self._port = self._server.server_address[1]
-        self.base_url = f"http://127.0.0.1:{self._port}"
+        self._server = _Server(("127.0.0.1", self.port), self)
+        self.port = self._server.server_address[1]
+        self.base_url = f"http://127.0.0.1:{self.port}"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:
@@ -904,9 +905,11 @@ class ForeignPeer:
             "features": [name for name in link.offer["features"] if name in self.features],
             "workspace": {"slug": "foreign", "name": "Foreign"},
         }
+        # What comes in is taken from the moment the accept is sent (§4).
+        was, link.status = link.status, "active"
         answer = self.control(link, "connection.accept", wire.with_members(said, payload))
-        if answer.status == 200:
-            link.status = "active"
+        if answer.status != 200:
+            link.status = was
         return answer
 
     def suspend(self, link: Link) -> Answer:
