@@ -9,11 +9,12 @@ An increment costs about 1 µs: a dictionary look-up and 16 bytes written. Count
 import os
 import threading
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
@@ -132,11 +133,33 @@ def start(directory: Path, fresh: bool = False) -> None:
     _store.start(directory)
 
 
-def exposition(directory: Path, *gauges: Collector) -> bytes:
+class Gauge(NamedTuple):
+    """A number that goes up and down, as it is now, by label values."""
+
+    name: str
+    text: str
+    values: Mapping[tuple[str, ...], float]
+    labels: tuple[str, ...] = ()
+
+
+class _Gauges(Collector):
+    """Gauges in the form of prometheus_client."""
+
+    def __init__(self, gauges: Iterable[Gauge]) -> None:
+        self._gauges = list(gauges)
+
+    def collect(self) -> Iterator[Metric]:
+        for gauge in self._gauges:
+            family = GaugeMetricFamily(gauge.name, gauge.text, labels=gauge.labels)
+            for values, number in gauge.values.items():
+                family.add_metric(values, number)
+            yield family
+
+
+def exposition(directory: Path, gauges: Iterable[Gauge]) -> bytes:
     """All processes' numbers and the gauges given, in Prometheus' text format."""
     registry = CollectorRegistry()
     if directory.is_dir():
         _collect_files(registry, path=str(directory))
-    for collector in gauges:
-        registry.register(collector)
+    registry.register(_Gauges(gauges))
     return generate_latest(registry)

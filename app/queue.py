@@ -67,6 +67,9 @@ _PAUSE_S = 1.0
 
 _WORKERS = "tidings:workers"
 
+#: What those functions here raise that do not go on without Redis.
+Unavailable = redis.RedisError
+
 
 def redis_url(config: Config) -> str:
     """REDIS_URL, or that of the embedded server."""

@@ -37,7 +37,7 @@ def sends_now() -> sa.ColumnElement[bool]:
 
 def is_visible() -> sa.ColumnElement[bool]:
     """A stranger's request is shown to nobody before the document that it claims bore it out."""
-    return sa.or_(Connection.direction == Direction.OUTGOING, Connection.checked_at.is_not(None))
+    return Connection.checked_at.is_not(None)
 
 
 def connection_row(workspace_id: int, public_id: str) -> Connection:

@@ -6,22 +6,21 @@ raises, and none waits longer than the client below it does.
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from typing import NamedTuple
 
 import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
-from redis import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import queue
 from app.config import ROOT, is_loopback, settings
 from app.database import db
 from app.federation import identity
+from app.metrics import Gauge
 from app.models import Connection, Delivery
 from app.protocol.errors import Problem
 from app.protocol.states import ConnectionStatus, DeliveryState
@@ -114,7 +113,7 @@ def _heads() -> frozenset[str]:
 def _worker() -> _Seen:
     try:
         workers = queue.live_workers()
-    except RedisError:
+    except queue.Unavailable:
         return _Seen(False, "cannot be seen without Redis", "Mend Redis first.")
     if workers:
         return _Seen(True, f"{len(workers)} at work")
@@ -168,7 +167,7 @@ def _disk() -> _Seen:
 def _queues() -> _Seen:
     try:
         failed = sum(queue.queue(name).failed_job_registry.count for name in queue.QUEUES)
-    except RedisError:
+    except queue.Unavailable:
         return _Seen(False, "cannot be seen without Redis", "Mend Redis first.")
     if failed:
         return _Seen(False, f"{failed} jobs failed lately", 'The log has the cause ("job.failed").')
@@ -200,50 +199,35 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(cause).split())[:200]
 
 
-class Gauges(Collector):
-    """What is so now, looked up when somebody asks. What cannot be read is left out."""
-
-    def collect(self) -> Iterable[Metric]:
-        """The gauges."""
-        yield from _worker_gauges()
-        try:
-            yield from _connection_gauges()
-            yield from _delivery_gauges()
-        except SQLAlchemyError:
-            db.session.rollback()
-
-
-def _worker_gauges() -> Iterator[Metric]:
+def gauges() -> Iterator[Gauge]:
+    """What is so now, for `/metrics`. What cannot be read is left out."""
+    with suppress(queue.Unavailable):
+        yield Gauge("tidings_workers", "Workers that are alive.", {(): len(queue.live_workers())})
     try:
-        alive = len(queue.live_workers())
-    except RedisError:
-        return
-    yield GaugeMetricFamily("tidings_workers", "Workers that are alive.", value=alive)
+        yield _connections()
+        yield _open_deliveries()
+    except SQLAlchemyError:
+        db.session.rollback()
 
 
-def _connection_gauges() -> Iterator[Metric]:
-    gauge = GaugeMetricFamily("tidings_connections", "Connections by status.", labels=["status"])
-    counted = dict.fromkeys(ConnectionStatus, 0)
+def _connections() -> Gauge:
+    counted: dict[tuple[str, ...], float] = {(status.value,): 0 for status in ConnectionStatus}
     rows = db.session.execute(sa.select(Connection.status, sa.func.count()).group_by(Connection.status))
-    counted |= {status: count for status, count in rows}
-    for status, count in counted.items():
-        gauge.add_metric([status.value], count)
-    yield gauge
+    counted |= {(status.value,): count for status, count in rows.tuples()}
+    return Gauge("tidings_connections", "Connections by status.", counted, ("status",))
 
 
-def _delivery_gauges() -> Iterator[Metric]:
+def _open_deliveries() -> Gauge:
     """Counted connection by connection in the index of (connection, state), each no further than the cap."""
-    gauge = GaugeMetricFamily(
-        "tidings_deliveries_open", f"Deliveries by status, up to {GAUGE_CAP} a connection.", labels=["status"]
-    )
-    counted = {"pending": 0, "held": 0, "sending": 0, "dead": 0}
+    counted: dict[tuple[str, ...], float] = {
+        (status,): 0 for status in ("pending", "held", "sending", "dead")
+    }
     for connection_id, sends in db.session.execute(sa.select(Connection.id, sends_now())).all():
-        counted["pending" if sends else "held"] += _count(connection_id, DeliveryState.PENDING)
-        counted["sending"] += _count(connection_id, DeliveryState.SENDING)
-        counted["dead"] += _count(connection_id, DeliveryState.DEAD)
-    for status, count in counted.items():
-        gauge.add_metric([status], count)
-    yield gauge
+        counted[("pending" if sends else "held",)] += _count(connection_id, DeliveryState.PENDING)
+        counted[("sending",)] += _count(connection_id, DeliveryState.SENDING)
+        counted[("dead",)] += _count(connection_id, DeliveryState.DEAD)
+    text = f"Deliveries by status, counted up to {GAUGE_CAP} a connection."
+    return Gauge("tidings_deliveries_open", text, counted, ("status",))
 
 
 def _count(connection_id: int, state: DeliveryState) -> int:

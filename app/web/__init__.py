@@ -2,15 +2,19 @@
 
 from flask import Flask
 
-from app.web import home, json, security
+from app.web import errors, home, json, limits, ops, request_id, security
+from app.web.api import routes
 
 #: Blueprints of the app, in the order in which they are registered.
-BLUEPRINTS = (home.bp,)
+BLUEPRINTS = (*routes.BLUEPRINTS, ops.bp, home.bp)
 
 
 def register(app: Flask) -> None:
     """Give the app its JSON, its headers and its pages."""
     app.json = json.OrjsonProvider(app)
+    request_id.register(app)
+    errors.register(app)
+    limits.register(app)
     security.register(app)
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)

@@ -4,10 +4,10 @@ from flask import Blueprint, Response
 
 from app import metrics
 from app.config import settings
-from app.reports.health import Gauges, readiness
+from app.reports.health import gauges, readiness
 from app.web.api.operation import Answer
 
-bp = Blueprint("ops", __name__)
+bp: Blueprint = Blueprint("ops", __name__)
 
 _NO_STORE = {"Cache-Control": "no-store"}
 
@@ -30,5 +30,5 @@ def readyz() -> Response:
 @bp.get("/metrics")
 def metrics_page() -> Response:
     """The numbers of all processes, in Prometheus' text format."""
-    text = metrics.exposition(settings().data_dir / "metrics", Gauges())
+    text = metrics.exposition(settings().data_dir / "metrics", gauges())
     return Response(text, content_type="text/plain; version=0.0.4; charset=utf-8", headers=_NO_STORE)

@@ -7,8 +7,8 @@ from app.errors import (
     RemoteInvalid,
     RemoteUnreachable,
 )
-from app.federation import connections
-from app.models import Direction
+from app.federation import connections, controls
+from app.models import ControlState, Direction
 from app.reports.connections import (
     connection_row,
     get_connection_details,
@@ -48,6 +48,9 @@ def preview_connection(_bearer: Bearer, body: Preview) -> PreviewDetails:
         limits=seen.limits,
         keyId=seen.key_id,
         fingerprint=seen.fingerprint,
+        pairingCode=seen.pairing_code,
+        knownFingerprints=list(seen.known_fingerprints),
+        isSelf=seen.is_self,
         clockSkewMs=seen.clock_skew_ms,
         latencyMs=seen.latency_ms,
     )
@@ -205,7 +208,7 @@ def retry_now(bearer: Bearer, connection_id: str, body: Steering) -> ConnectionD
 )
 def pause_connection(bearer: Bearer, connection_id: str, body: Steering) -> ConnectionDetails:
     """Pause here, without telling the peer; one direction, or both."""
-    connections.pause(connection_row(bearer.workspace_id, connection_id).id, body.direction)
+    connections.pause(connection_row(bearer.workspace_id, connection_id).id, _direction(body))
     return get_connection_details(bearer.workspace_id, connection_id)
 
 
@@ -220,7 +223,7 @@ def pause_connection(bearer: Bearer, connection_id: str, body: Steering) -> Conn
 )
 def unpause_connection(bearer: Bearer, connection_id: str, body: Steering) -> ConnectionDetails:
     """End a pause; of one direction, or of both."""
-    connections.unpause(connection_row(bearer.workspace_id, connection_id).id, body.direction)
+    connections.unpause(connection_row(bearer.workspace_id, connection_id).id, _direction(body))
     return get_connection_details(bearer.workspace_id, connection_id)
 
 
@@ -252,7 +255,7 @@ def mark_verified(bearer: Bearer, connection_id: str, body: Steering) -> Connect
 )
 def accept_keys(bearer: Bearer, connection_id: str, body: Steering) -> ConnectionDetails:
     """Trust the peer's new keys, which no older key vouches for."""
-    connections.keys_accept(connection_row(bearer.workspace_id, connection_id).id, body.reason)
+    connections.keys_accept(connection_row(bearer.workspace_id, connection_id).id)
     return get_connection_details(bearer.workspace_id, connection_id)
 
 
@@ -267,7 +270,7 @@ def accept_keys(bearer: Bearer, connection_id: str, body: Steering) -> Connectio
 )
 def refuse_keys(bearer: Bearer, connection_id: str, body: Steering) -> ConnectionDetails:
     """Go on with the keys that were trusted before."""
-    connections.keys_refuse(connection_row(bearer.workspace_id, connection_id).id, body.reason)
+    connections.keys_refuse(connection_row(bearer.workspace_id, connection_id).id)
     return get_connection_details(bearer.workspace_id, connection_id)
 
 
@@ -282,7 +285,7 @@ def refuse_keys(bearer: Bearer, connection_id: str, body: Steering) -> Connectio
 )
 def request_replay(bearer: Bearer, connection_id: str, body: ReplayRange) -> ReplayDetails:
     """Ask the peer to send events again."""
-    replay = connections.request_replay(
+    control = connections.request_replay(
         connection_row(bearer.workspace_id, connection_id).id,
         from_sequence=body.from_sequence,
         to_sequence=body.to_sequence,
@@ -291,8 +294,25 @@ def request_replay(bearer: Bearer, connection_id: str, body: ReplayRange) -> Rep
         event_types=body.event_types,
     )
     return ReplayDetails(
-        replayId=replay.replay_id, connectionId=connection_id, status=replay.status, error=replay.error
+        replayId=controls.payload_of(control)["replayId"],
+        connectionId=connection_id,
+        status=control.answer_status or _REPLAY_STATUS[control.state],
+        error=control.error_code,
     )
+
+
+#: What is said of a replay whose request has no ack.
+_REPLAY_STATUS = {
+    ControlState.WAITING: "requested",
+    ControlState.HELD: "requested",
+    ControlState.ANSWERED: "accepted",
+    ControlState.REFUSED: "refused",
+    ControlState.GIVEN_UP: "given up",
+}
+
+
+def _direction(body: Steering) -> Direction | None:
+    return Direction(body.direction) if body.direction is not None else None
 
 
 @api.get(
@@ -323,8 +343,8 @@ def verify_connection(bearer: Bearer, connection_id: str, body: Reason) -> Verif
     seen = connections.verify(connection_row(bearer.workspace_id, connection_id).id)
     return VerificationDetails(
         connectionId=connection_id,
-        ok=seen.ok,
+        ok=seen.matched,
         status=seen.status,
         roundTripMs=seen.round_trip_ms,
-        error=seen.error,
+        clockSkewMs=seen.clock_skew_ms,
     )

@@ -1,13 +1,25 @@
 """Deliveries: what waits, what arrived, what died, and what to do about it."""
 
-from app.errors import InvalidCursor
-from app.outbox.dead_letters import DeliveryFilter, RetryResult, discard_deliveries, retry_deliveries
+from app.errors import InvalidCursor, NotFound
+from app.outbox.dead_letters import (
+    DeliveryFilter,
+    RetryResult,
+    discard_deliveries,
+    retry_deliveries,
+    retry_event,
+)
 from app.reports.deliveries import list_dead_groups, list_deliveries
 from app.reports.details import DeadGroup, DeliveryDetails
 from app.reports.paging import Page
 from app.web.api import api
 from app.web.api.operation import Answer, whole
-from app.web.api.schemas import DeliveryChoice, DeliveryQuery, DiscardDeliveries, RetryDeliveries
+from app.web.api.schemas import (
+    DeliveryChoice,
+    DeliveryQuery,
+    DiscardDeliveries,
+    RetryDeliveries,
+    RetryEvent,
+)
 from app.web.api.shapes import Listing, RetryAnswer, RetryGroup
 from app.web.auth import Bearer, Scope
 
@@ -53,6 +65,21 @@ def retry(bearer: Bearer, body: RetryDeliveries) -> Answer:
         bearer.workspace_id, _filter(body.filter), dry_run=body.dry_run, max_items=body.max_items
     )
     return _answer(result, body.dry_run)
+
+
+@api.post(
+    "/events/messages/<message_id>/retry",
+    tag="Events",
+    scope=Scope.DELIVERIES_WRITE,
+    body=RetryEvent,
+    body_required=False,
+    answers={202: RetryAnswer},
+    problems=(NotFound,),
+)
+def retry_message(bearer: Bearer, message_id: str, body: RetryEvent) -> RetryAnswer:
+    """Send the failed or dead deliveries of an event again."""
+    result = retry_event(bearer.workspace_id, message_id, body.connection_id)
+    return RetryAnswer(count=result.count, dryRun=False, groups=[])
 
 
 @api.get(

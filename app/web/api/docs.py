@@ -12,7 +12,7 @@ from app.web.api import api
 from app.web.api.openapi import Schema, document
 from app.web.api.operation import Answer
 
-bp = Blueprint("api_docs", __name__)
+bp: Blueprint = Blueprint("api_docs", __name__)
 
 
 @bp.get("/api/openapi.json")

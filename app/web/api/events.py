@@ -1,13 +1,12 @@
-"""The event log: what came in, what went out, and sending again what did not arrive."""
+"""The event log: what came in and what went out."""
 
 from app.errors import InvalidCursor, NotFound
-from app.outbox.dead_letters import retry_event
 from app.reports.details import EventMessageDetails
 from app.reports.event_log import get_event_message, get_event_messages
 from app.reports.paging import Page
 from app.web.api import api
-from app.web.api.schemas import EventQuery, RetryEvent
-from app.web.api.shapes import Listing, RetryAnswer
+from app.web.api.schemas import EventQuery
+from app.web.api.shapes import Listing
 from app.web.auth import Bearer, Scope
 
 
@@ -49,18 +48,3 @@ def list_messages(bearer: Bearer, query: EventQuery) -> Page[EventMessageDetails
 def show_message(bearer: Bearer, message_id: str) -> EventMessageDetails:
     """Show one event with its deliveries and their attempts."""
     return get_event_message(bearer.workspace_id, message_id)
-
-
-@api.post(
-    "/events/messages/<message_id>/retry",
-    tag="Events",
-    scope=Scope.DELIVERIES_WRITE,
-    body=RetryEvent,
-    body_required=False,
-    answers={202: RetryAnswer},
-    problems=(NotFound,),
-)
-def retry_message(bearer: Bearer, message_id: str, body: RetryEvent) -> RetryAnswer:
-    """Send the failed or dead deliveries of an event again."""
-    result = retry_event(bearer.workspace_id, message_id, body.connection_id)
-    return RetryAnswer(count=result.count, dryRun=False, groups=[])

@@ -14,12 +14,12 @@ from app.outbox.publish import NewEvent, Published, publish_event, publish_event
 from app.protocol.canonical import loads
 from app.protocol.errors import RateLimited, TooLarge
 from app.reports.times import rfc3339
-from app.web import limits
 from app.web.api import api, cloudevents, idempotency
 from app.web.api.operation import Answer
 from app.web.api.schemas import CloudEvent, PublishBatch, PublishEvent
 from app.web.api.shapes import PublishedBatch, PublishedEvent
 from app.web.auth import Bearer, Scope
+from app.web.limits import draw
 from app.web.params import JSON, check_media_type, read_bytes, validate
 from app.web.request_id import current_traceparent
 
@@ -99,7 +99,7 @@ def _new(event: PublishEvent, traceparent: str | None) -> NewEvent:
 
 
 def _draw(bearer: Bearer, events: int) -> None:
-    limits.draw("publish", bearer.public_id, events, settings().rate_limit_publish)
+    draw("publish", bearer.public_id, events, settings().rate_limit_publish)
 
 
 def _once(bearer: Bearer, key: str | None, raw: bytes, act: Callable[[], bytes]) -> Response:

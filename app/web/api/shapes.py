@@ -1,6 +1,6 @@
 """What calls answer beside the details that `app.reports.details` names."""
 
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from typing_extensions import TypedDict
 
@@ -44,12 +44,16 @@ class PreviewDetails(TypedDict):
     instanceId: str
     name: str
     remoteUrl: str
-    software: dict[str, Any]
+    software: str
     versions: list[str]
     features: list[str]
-    limits: dict[str, Any]
+    limits: dict[str, int]
     keyId: str
     fingerprint: str
+    pairingCode: str
+    #: Active keys that are pinned for this instance already.
+    knownFingerprints: list[str]
+    isSelf: bool
     clockSkewMs: int | None
     latencyMs: int
 
@@ -59,9 +63,9 @@ class VerificationDetails(TypedDict):
 
     connectionId: str
     ok: bool
-    status: str | None
-    roundTripMs: int | None
-    error: str | None
+    status: str
+    roundTripMs: int
+    clockSkewMs: int | None
 
 
 class ReplayDetails(TypedDict):
