@@ -7,35 +7,28 @@ must be allowed to call 127.0.0.0/8 (FEDERATION_ALLOWED_NETWORKS).
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 
 import pytest
 
+from tests.conformance import launch
 from tests.conformance.foreign_peer import ENDED, ForeignPeer
 from tests.conformance.subject import Bond, Subject
-from tests.conformance.wire import Key, new_id
+from tests.conformance.wire import Key
 
 MakePeer = Callable[..., ForeignPeer]
 MakeBond = Callable[..., Bond]
 
 
-def free_port() -> int:
-    """A port on loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="session")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
-    """The instance under test."""
+    """The instance under test, on SQLite unless a running one is named."""
     if "TIDINGS_URL" in os.environ:
         yield Subject(os.environ["TIDINGS_URL"], os.environ["TIDINGS_TOKEN"])
         return
-    accepted, blocked, blocked_id = free_port(), free_port(), new_id()
-    raise NotImplementedError(accepted, blocked, blocked_id)
+    with launch.instance(tmp_path_factory.mktemp("instance")) as started:
+        yield started
 
 
 @pytest.fixture

@@ -416,6 +416,10 @@ class ForeignPeer:
         with self._changed:
             self._scripts.clear()
 
+    def is_busy(self, link: Link) -> bool:
+        """Whether a batch came in that is not answered yet."""
+        return self._in_flight.get(("events", link.connection_id), 0) > 0
+
     def release(self) -> None:
         """Cut the requests that hang."""
         self._released.set()

@@ -21,9 +21,8 @@ class Subject:
 
     base_url: str
     token: str
-    #: Ports on 127.0.0.1 whose origins the instance accepts at once, and blocks; None: not known.
+    #: A port on 127.0.0.1 whose origin the instance accepts at once; None: not known.
     accepted_port: int | None = None
-    blocked_port: int | None = None
     #: An instanceId that the instance blocks.
     blocked_id: str | None = None
     #: Makes a workspace by its slug and gives a token of it; None: cannot be done from here.

@@ -7,7 +7,7 @@ import pytest
 
 from tests.conformance import wire
 from tests.conformance.conftest import MakeBond
-from tests.conformance.foreign_peer import EVENT_ACK, EVENTS, Received, Reply, problem, reply
+from tests.conformance.foreign_peer import EVENT_ACK, EVENTS, Received, Reply, exchange, problem, reply
 from tests.conformance.subject import Bond, wait_for
 from tests.conformance.wire import MISSING, Key, Message, new_id, now_ms
 
@@ -61,8 +61,6 @@ def test_the_epoch_and_the_numbers_are_those_of_the_grant(bond: Bond) -> None:
 def test_a_traceparent_travels_with_the_event(bond: Bond) -> None:
     bond.listen()
     trace = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
-    from tests.conformance.foreign_peer import exchange
-
     body = wire.encode({"eventType": f"{bond.topic}.created", "payload": {}})
     headers = [
         ("Authorization", f"Bearer {bond.subject.token}"),
@@ -229,7 +227,8 @@ def test_a_verified_request_of_the_peer_ends_the_wait(bond: Bond) -> None:
 
 def test_a_peer_that_hangs_delays_nobody_else(make_bond: MakeBond) -> None:
     slow, quick = make_bond(), make_bond()
-    slow.listen(), quick.listen()
+    slow.listen()
+    quick.listen()
     slow.peer.answer_with(EVENTS, Reply(hangs=True))
     hanging = slow.publish()
     slow.take_batch()
@@ -677,7 +676,8 @@ def test_a_paused_connection_sends_nothing(bond: Bond) -> None:
 
 
 def test_one_request_is_in_flight_and_both_directions_are_independent(bond: Bond) -> None:
-    bond.listen(), bond.offer()
+    bond.listen()
+    bond.offer()
     may_answer = threading.Event()
 
     def slowly(request: Received, usual: Any) -> Reply:
