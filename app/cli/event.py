@@ -1,5 +1,6 @@
 """`flask event`: publish events, and see what became of them."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -40,7 +41,9 @@ def event() -> None:
 
 @event.command()
 @click.argument("event_type", metavar="TYPE", required=False)
-@click.option("--payload", default="{}", show_default=True, help="JSON object; @FILE reads a file, - reads stdin.")
+@click.option(
+    "--payload", default="{}", show_default=True, help="JSON object; @FILE reads a file, - reads stdin."
+)
 @click.option("--subject", help="What the event is about, up to 1024 characters.")
 @click.option(
     "--lines",
@@ -54,12 +57,11 @@ def publish(
 ) -> None:
     """Publish an event of TYPE (task.created), or with --lines all events of a file."""
     place = workspace_named(workspace)
-    if (event_type is None) == (lines is None):
-        raise click.UsageError("Give either TYPE or --lines FILE.")
-    if lines is not None:
+    if lines is not None and event_type is None:
         print_one(_publish_file(place, lines), output)
         return
-    assert event_type is not None
+    if event_type is None or lines is not None:
+        raise click.UsageError("Give either TYPE or --lines FILE.")
     published = publish_event(place.id, event_type, read_object(_text(payload), "--payload"), subject)
     print_one(_published(published), output)
     if published.deliveries == 0:
@@ -67,10 +69,16 @@ def publish(
 
 
 @event.command("list")
-@click.option("--direction", type=click.Choice([value.value for value in Direction]), help="incoming: came to us; outgoing: ours.")
+@click.option(
+    "--direction",
+    type=click.Choice([value.value for value in Direction]),
+    help="incoming: came to us; outgoing: ours.",
+)
 @click.option("--type", "event_type", help="Only this event type.")
 @click.option("--connection", help="Only over this connection (its id, or the beginning of it).")
-@click.option("--status", type=click.Choice([value.value for value in EventStatus]), help="Only with this status.")
+@click.option(
+    "--status", type=click.Choice([value.value for value in EventStatus]), help="Only with this status."
+)
 @click.option("--after", metavar="TIME", help="Created at or after (2026-01-01T00:00:00Z).")
 @click.option("--before", metavar="TIME", help="Created at or before.")
 @click.option("--order", type=click.Choice(["asc", "desc"]), default="desc", show_default=True,
@@ -148,7 +156,17 @@ def retry(event_id: str, connection: str | None, workspace: str, output: str) ->
 
 
 def _print_event(document: dict[str, Any]) -> None:
-    shown = ("messageId", "eventType", "direction", "status", "createdAt", "deliveredAt", "keyId", "digest", "payload")
+    shown = (
+        "messageId",
+        "eventType",
+        "direction",
+        "status",
+        "createdAt",
+        "deliveredAt",
+        "keyId",
+        "digest",
+        "payload",
+    )
     print_one({name: document[name] for name in shown}, "table")
     deliveries = document["deliveries"]
     if deliveries:
@@ -161,8 +179,8 @@ def _print_event(document: dict[str, Any]) -> None:
         print_rows(columns, cells)
     if document["receipts"]:
         click.echo("\nReceipts, verified")
-        columns = ("connectionId", "status", "keyId", "digest")
-        print_rows(columns, [[receipt[name] for name in columns] for receipt in document["receipts"]])
+        members = ("connectionId", "status", "keyId", "digest")
+        print_rows(members, [[receipt[name] for name in members] for receipt in document["receipts"]])
     if "why" in document:
         click.echo("\nWhy")
         for line in as_lines(document["why"]) or ["It came from a peer; `--why` is about events of ours."]:
@@ -174,7 +192,7 @@ def _publish_file(place: Workspace, path: Path) -> dict[str, Any]:
     published = deliveries = 0
     with path.open("rb") as file:
         events = _events_of(file)
-        with click.progressbar(length=path.stat().st_size, label="publishing", file=click.get_text_stream("stderr")) as bar:
+        with click.progressbar(length=path.stat().st_size, label="publishing", file=sys.stderr) as bar:
             while batch := list(islice(events, FILE_BATCH)):
                 try:
                     done = publish_events(place.id, batch, pointer_prefix="")
@@ -199,7 +217,9 @@ def _events_of(lines: Iterable[bytes]) -> Iterator[NewEvent]:
         members = read_object(line, where)
         unknown = members.keys() - {"eventType", "payload", "subject"}
         if unknown or "eventType" not in members:
-            raise Failure(f"{where}: a line has eventType, payload and perhaps subject. --help shows one.", Exit.USAGE)
+            raise Failure(
+                f"{where}: a line has eventType, payload and perhaps subject. --help shows one.", Exit.USAGE
+            )
         yield NewEvent(members["eventType"], members.get("payload", {}), members.get("subject"))
 
 
@@ -213,7 +233,7 @@ def _line_of(problem: Problem, published: int) -> str:
 
 def _text(payload: str) -> bytes:
     if payload == "-":
-        return click.get_binary_stream("stdin").read()
+        return sys.stdin.buffer.read()
     if payload.startswith("@"):
         try:
             return Path(payload[1:]).read_bytes()

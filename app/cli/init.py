@@ -22,7 +22,7 @@ DEFAULT_EMAIL = "admin@localhost"
 def init(email: str, output: str) -> None:
     """Make the database, the keys, the first workspace, its admin and a token.
 
-    Safe to repeat: what exists is left as it is. The password and the token are shown once, when they are made.
+    Safe to repeat: what exists is left as it is. Password and token are shown once, when they are made.
     """
     prepare()
     # One after the other, should two of these commands run at once; all or nothing of it.

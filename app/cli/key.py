@@ -18,7 +18,9 @@ def key() -> None:
 def list_(output: str) -> None:
     """List all keys, the newest first; old ones are kept for what they signed."""
     rows = [_details(row) for row in identity.list_keys()]
-    print_list(one_page(rows), ("keyId", "algorithm", "status", "notBefore", "notAfter", "fingerprint"), output)
+    print_list(
+        one_page(rows), ("keyId", "algorithm", "status", "notBefore", "notAfter", "fingerprint"), output
+    )
 
 
 def _details(row: SigningKey) -> dict[str, object]:

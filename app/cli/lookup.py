@@ -23,7 +23,9 @@ def workspace_named(slug: str) -> Workspace:
 
 def connection_id(workspace: Workspace, given: str) -> str:
     """Public id of the one connection whose id begins so."""
-    return _unique(workspace, given, Connection.public_id, Connection.workspace_id, "connection", is_visible())
+    return _unique(
+        workspace, given, Connection.public_id, Connection.workspace_id, "connection", is_visible()
+    )
 
 
 def subscription_id(workspace: Workspace, given: str) -> str:

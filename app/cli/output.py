@@ -38,7 +38,8 @@ class Failure(click.ClickException):
 
     def __init__(self, message: str, exit_code: Exit = Exit.FAILED) -> None:
         super().__init__(" ".join(message.split()))
-        self.exit_code = exit_code
+        # click declares it for the class, and reads it from the exception.
+        self.exit_code = exit_code  # type: ignore[misc]
 
 
 #: What to do after an error of this code; commands add nothing where the detail says it already.
@@ -127,7 +128,7 @@ def workspace_option(command: F) -> F:
 def print_one(document: Mapping[str, Any], output: str) -> None:
     """Print one thing: its members line by line, or the document."""
     if output == "json":
-        _print_json(document)
+        print_json(document)
         return
     width = max((len(name) for name in document), default=0)
     for name, value in document.items():
@@ -137,7 +138,7 @@ def print_one(document: Mapping[str, Any], output: str) -> None:
 def print_list(page: Page[Any], columns: Sequence[str], output: str) -> None:
     """Print a page of a list: the named members as columns, or the document that the API answers."""
     if output == "json":
-        _print_json({"data": page.data, "nextCursor": page.next_cursor, "hasMore": page.has_more})
+        print_json({"data": page.data, "nextCursor": page.next_cursor, "hasMore": page.has_more})
         return
     print_rows(columns, [[_cell(row.get(column)) for column in columns] for row in page.data])
     if not page.data:
@@ -178,7 +179,8 @@ def one_page(rows: Sequence[Mapping[str, Any]]) -> Page[Mapping[str, Any]]:
     return Page(list(rows), None, False)
 
 
-def _print_json(document: Mapping[str, Any]) -> None:
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print one JSON document."""
     click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
 
 

@@ -42,7 +42,11 @@ def receipts_of(workspace_id: int, message_id: str) -> list[Receipt]:
         .where(Event.direction == Direction.OUTGOING, Attempt.ack.is_not(None))
         .order_by(Delivery.id)
     ).all()
-    return [receipt for connection, ack in rows for receipt in _entries(connection, orjson.loads(ack), message_id)]
+    return [
+        receipt
+        for connection, ack in rows
+        for receipt in _entries(connection, orjson.loads(ack or "{}"), message_id)
+    ]
 
 
 def _entries(connection: str, ack: dict[str, Any], message_id: str) -> list[Receipt]:

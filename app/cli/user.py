@@ -1,5 +1,7 @@
 """`flask user`: people who sign in."""
 
+import sys
+
 import click
 
 from app.access import users
@@ -17,15 +19,21 @@ def user() -> None:
 @click.argument("email")
 @workspace_option
 @click.option(
-    "--role", type=click.Choice([value.value for value in Role]), default=Role.OPERATOR.value, show_default=True, help="What they may do."
+    "--role",
+    type=click.Choice([value.value for value in Role]),
+    default=Role.OPERATOR.value,
+    show_default=True,
+    help="What they may do.",
 )
 @click.option(
-    "--password-stdin", is_flag=True, help="Read the password from stdin (12 characters or more); else one is made up."
+    "--password-stdin",
+    is_flag=True,
+    help="Read the password from stdin (12 characters or more); else one is made up.",
 )
 @output_option
 def create(email: str, workspace: str, role: str, password_stdin: bool, output: str) -> None:
     """Make the user EMAIL with a role in a workspace. A password that is made up is shown once."""
-    password = click.get_text_stream("stdin").readline().rstrip("\n") if password_stdin else None
+    password = sys.stdin.readline().rstrip("\n") if password_stdin else None
     place = workspace_named(workspace)
     row, secret = users.create(email, password, workspace_id=place.id, role=Role(role))
     print_one(

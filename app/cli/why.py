@@ -16,6 +16,10 @@ from app.protocol.states import ConnectionStatus, DeliveryState, SubscriptionSta
 from app.reports.connections import is_visible
 from app.reports.times import rfc3339
 
+_NO_CONNECTION = (
+    "This workspace has no connection. `flask connection request URL` asks another instance for one."
+)
+
 
 class Reason(TypedDict):
     """What stands between the event and one connection; without a connection, between it and everybody."""
@@ -51,8 +55,7 @@ def explain(workspace_id: int, message_id: str) -> list[Reason]:
         .order_by(Connection.id.desc())
     ).all()
     if not connections:
-        detail = "This workspace has no connection. `flask connection request URL` asks another instance for one."
-        return [Reason(connectionId=None, remoteName=None, reason="no_connection", detail=detail)]
+        return [Reason(connectionId=None, remoteName=None, reason="no_connection", detail=_NO_CONNECTION)]
     deliveries = _deliveries(event.id)
     wishes = _wishes([connection.id for connection in connections])
     return [
@@ -95,7 +98,9 @@ def _why(
         return _of_delivery(connection, delivery)
     if connection.status not in (ConnectionStatus.ACTIVE, ConnectionStatus.SUSPENDED):
         return _Said("connection_not_open", f"The connection is {connection.status.value}.")
-    matching = [wish for wish in wishes if matches(wish.granted_event_type or wish.event_type, event.event_type)]
+    matching = [
+        wish for wish in wishes if matches(wish.granted_event_type or wish.event_type, event.event_type)
+    ]
     if matching:
         return _of_subscription(event, matching[0])
     narrowed = [wish for wish in wishes if matches(wish.event_type, event.event_type)]
@@ -108,7 +113,10 @@ def _why(
     asked = ", ".join(sorted({wish.event_type for wish in wishes if wish.status in _LIVE}))
     if asked:
         return _Said("no_pattern_matches", f"They asked for {asked}; {event.event_type} is none of these.")
-    return _Said("nothing_asked_for", "They have no subscription; the other side makes it with `flask subscription create`.")
+    return _Said(
+        "nothing_asked_for",
+        "They have no subscription; the other side makes it with `flask subscription create`.",
+    )
 
 
 #: Subscriptions that a peer still means.
@@ -165,13 +173,14 @@ def _of_subscription(event: Event, wish: Subscription) -> _Said:
         case SubscriptionStatus.ACTIVE:
             return _Said(
                 "subscribed_later",
-                f"Their subscription to {pattern} is active now (since {rfc3339(wish.updated_at)} at the latest "
-                f"change); when this event was published, at {rfc3339(event.created_at)}, it was not.",
+                f"Their subscription to {pattern} is active now, but was not when this event was published, "
+                f"at {rfc3339(event.created_at)}.",
             )
         case SubscriptionStatus.PENDING:
             return _Said(
                 "not_approved",
-                f"They asked for {pattern}, and nobody decided yet: `flask subscription approve {wish.public_id}`.",
+                f"They asked for {pattern}, and nobody decided yet: "
+                f"`flask subscription approve {wish.public_id}`.",
             )
         case SubscriptionStatus.EXPIRED:
             return _Said(
@@ -184,7 +193,10 @@ def _of_subscription(event: Event, wish: Subscription) -> _Said:
 
 
 def _error(delivery: Delivery) -> str:
-    return ": ".join(part for part in (delivery.error_code, delivery.error_detail) if part) or "no error is known"
+    return (
+        ": ".join(part for part in (delivery.error_code, delivery.error_detail) if part)
+        or "no error is known"
+    )
 
 
 def as_lines(reasons: Sequence[Reason]) -> list[str]:

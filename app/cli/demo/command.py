@@ -3,7 +3,7 @@
 import signal
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -17,6 +17,8 @@ from app.config import is_loopback, settings
 
 #: Ports of alpha and beta where they are free.
 PORTS = (8101, 8102)
+
+NAMES = ("alpha", "beta")
 
 #: What ends the demo. All of them end it in the same, clean way.
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -50,20 +52,21 @@ def demo(once: bool) -> None:
 def _run(once: bool) -> None:
     folder = Folder(settings().data_dir / "demo" / uuid.uuid4().hex[:8])
     ports = free_ports(PORTS)
-    pair = [DemoInstance(name, folder, port) for name, port in zip(("alpha", "beta"), ports, strict=True)]
+    alpha, beta = (DemoInstance(name, folder, port) for name, port in zip(NAMES, ports, strict=True))
+    pair = (alpha, beta)
     try:
         _start(pair)
-        tell_story(*pair, tell=click.echo)
+        tell_story(alpha, beta, click.echo)
         if once:
             click.echo("\nAll of this was checked. Cleaning up.")
         else:
-            _say_what_to_try(*pair)
+            _say_what_to_try(alpha, beta)
             signal.pause()
     finally:
         _clean_up(pair, folder)
 
 
-def _start(pair: list[DemoInstance]) -> None:
+def _start(pair: Iterable[DemoInstance]) -> None:
     click.echo("Two instances on this machine, each with its own database, keys and processes.")
     for instance in pair:
         started = time.monotonic()
@@ -83,7 +86,9 @@ def _start(pair: list[DemoInstance]) -> None:
 def _say_what_to_try(alpha: DemoInstance, beta: DemoInstance) -> None:
     click.echo("\nNow it is your turn: the workspace `default` of both is empty.")
     for instance in (alpha, beta):
-        click.echo(f"   {instance.name:<6} {instance.base_url}   API, described at {instance.base_url}/api/docs")
+        click.echo(
+            f"   {instance.name:<6} {instance.base_url}   API, described at {instance.base_url}/api/docs"
+        )
         click.echo(f"          token of `default`  {instance.made['token']}")
         click.echo(f"          token of `{WORKSPACE}`    {instance.token}")
     api = f"{alpha.base_url}/api/v1/federation"
@@ -98,7 +103,7 @@ def _say_what_to_try(alpha: DemoInstance, beta: DemoInstance) -> None:
     )
 
 
-def _clean_up(pair: list[DemoInstance], folder: Folder) -> None:
+def _clean_up(pair: Iterable[DemoInstance], folder: Folder) -> None:
     """End all processes, then remove the folder. A second Ctrl-C does not cut it short."""
     for number in _ENDING:
         signal.signal(number, signal.SIG_IGN)

@@ -5,7 +5,6 @@ does nothing but wait removes the folder: it reads from a pipe whose other end t
 hold, so it goes on when the last of them has ended.
 """
 
-import ctypes
 import http.client
 import os
 import select
@@ -15,11 +14,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
 
+from app import processes
 from app.config import ROOT, SETTINGS
 
 T = TypeVar("T")
@@ -29,8 +30,6 @@ START_S = 60.0
 STOP_S = 20.0
 #: Longest wait for something that should happen at once, s.
 HAPPEN_S = 20.0
-
-_PR_SET_PDEATHSIG = 1
 
 
 class StoryBroken(Exception):
@@ -100,18 +99,22 @@ class DemoInstance:
                 stderr=log,
                 start_new_session=True,
                 pass_fds=(self._hold,),
-                preexec_fn=_end_with_parent,  # noqa: PLW1509 - no threads here
+                # In the child: SIGTERM when the demo is gone, however that happens.
+                preexec_fn=partial(processes.end_with_parent, os.getpid(), signal.SIGTERM),
             )
 
     def wait_ready(self) -> None:
         """Wait for the line `ready BASE_URL`. Raises StoryBroken with the last line of the log."""
-        assert self._process is not None and self._process.stdout is not None  # noqa: S101 - start() was called
+        if self._process is None or self._process.stdout is None:
+            raise StoryBroken(f"{self.name} was not started")
         deadline = time.monotonic() + START_S
         said = b""
         while f"ready {self.base_url}".encode() not in said:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([self._process.stdout], [], [], left)[0]:
-                raise StoryBroken(f"{self.name} did not say ready within {START_S:.0f} s: {self._last_words()}")
+                raise StoryBroken(
+                    f"{self.name} did not say ready within {START_S:.0f} s: {self._last_words()}"
+                )
             chunk = os.read(self._process.stdout.fileno(), 4096)
             if not chunk:
                 raise StoryBroken(f"{self.name} ended at its start: {self._last_words()}")
@@ -142,7 +145,11 @@ class DemoInstance:
     def flask(self, *arguments: str) -> dict[str, Any]:
         """Run a command of this instance with `-o json`. Raises StoryBroken with the line it printed."""
         done = subprocess.run(  # noqa: S603 - our own program
-            self._command(*arguments, "-o", "json"), cwd=ROOT, capture_output=True, check=False, timeout=START_S
+            self._command(*arguments, "-o", "json"),
+            cwd=ROOT,
+            capture_output=True,
+            check=False,
+            timeout=START_S,
         )
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
@@ -212,9 +219,3 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def _end_with_parent() -> None:
-    """In the child before exec: have the kernel send SIGTERM when the demo is gone, however that happens."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

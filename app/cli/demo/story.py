@@ -92,7 +92,9 @@ def _subscribe(alpha: DemoInstance, beta: DemoInstance, ours: str, theirs: str, 
             f"the subscription is active at {side.name}",
             lambda s=side, p=path: _only(s.call("GET", p)),  # type: ignore[misc]
         )
-        _check(granted["eventType"] == "task.*", f"{side.name} lists {granted['eventType']} instead of task.*")
+        _check(
+            granted["eventType"] == "task.*", f"{side.name} lists {granted['eventType']} instead of task.*"
+        )
     tell(f"   alpha  approved; both lists say task.* is active, until {granted['leaseExpiresAt']}")
 
 
@@ -103,7 +105,9 @@ def _publish(
     started = time.monotonic()
     published = alpha.call("POST", "/events/publish", {"eventType": event_type, "payload": payload})
     message_id = published["messageId"]
-    _check(published["deliveries"] == 1, f"{event_type} has {published['deliveries']} deliveries instead of 1")
+    _check(
+        published["deliveries"] == 1, f"{event_type} has {published['deliveries']} deliveries instead of 1"
+    )
     sent = wait_for(f"{event_type} is acknowledged", lambda: _delivered(alpha, message_id))
     waited = _ms(started)
     got = wait_for(f"beta has {event_type}", lambda: _message(beta, message_id))
@@ -135,7 +139,9 @@ def _publish_unwanted(alpha: DemoInstance, beta: DemoInstance, tell: Tell) -> No
     _check(published["deliveries"] == 0, f"{event_type} is sent although nobody subscribed to it")
     kept = alpha.call("GET", f"/events/messages/{published['messageId']}")
     _check(kept["status"] == "unsubscribed", f"{event_type} is {kept['status']} instead of unsubscribed")
-    tell(f"   alpha  published {event_type}: nobody subscribed, so it is kept ({kept['status']}) and not sent")
+    tell(
+        f"   alpha  published {event_type}: nobody subscribed, so it is kept ({kept['status']}) and not sent"
+    )
     found = beta.call("GET", f"/events/messages?direction=incoming&eventType={event_type}")["data"]
     _check(not found, f"beta got {event_type} although it did not ask for it")
 
