@@ -21,6 +21,13 @@ MakePeer = Callable[..., ForeignPeer]
 MakeBond = Callable[..., Bond]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What asks for the instance under test starts processes."""
+    for item in items:
+        if "conformance" in item.path.parts and "subject" in getattr(item, "fixturenames", ()):
+            item.add_marker("e2e")
+
+
 @pytest.fixture(scope="session")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
     """The instance under test, on SQLite unless a running one is named."""

@@ -94,6 +94,17 @@ def test_without_an_open_connection_a_single_event_is_refused(bond: Bond) -> Non
     assert (answer.status, answer.code) == (410, "connection_closed")
 
 
+def test_with_a_pending_connection_alone_a_single_event_is_denied(
+    subject: Subject, peer: ForeignPeer
+) -> None:
+    link = peer.request_connection(subject.base_url)
+    subject.pending(link)
+
+    answer = peer.send_event(link.remote, peer.event("auto.x"))
+
+    assert (answer.status, answer.code) == (403, "access_denied")
+
+
 def test_with_several_open_connections_one_must_be_named(subject: Subject, make_bond: MakeBond) -> None:
     if subject.make_workspace is None:
         pytest.skip("no second workspace can be made from here")

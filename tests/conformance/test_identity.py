@@ -152,3 +152,49 @@ def test_rsa_keys_of_every_size_are_verified(subject: Subject, make_peer: MakePe
 
     assert details["fingerprint"] == peer.key.fingerprint
     assert peer.take("connection.request").reply.status == 202
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:1/path",
+        "http://127.0.0.1:1/",
+        "http://127.0.0.1:1?query",
+        "http://user:secret@127.0.0.1:1",
+        "HTTP://127.0.0.1:1",
+        "https://Example.org",
+        "https://example.org:443",
+        "ftp://example.org",
+        "example.org",
+        "http://[",
+        "http://127.0.0.1:port",
+        "",
+    ],
+)
+def test_a_remote_url_that_is_no_base_url_is_named_or_not_reached(subject: Subject, url: str) -> None:
+    answer = subject.call("POST", "/connections/preview", {"remoteUrl": url})
+
+    assert (answer.status, answer.code) in {
+        (400, "invalid_request"),
+        (502, "remote_unreachable"),
+        (502, "remote_invalid"),
+    }
+    assert answer.status != 400 or answer.pointers == ["/remoteUrl"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://10.0.0.1",
+        "http://169.254.169.254",
+        "http://[::1]",
+        "http://[::ffff:10.0.0.1]",
+        "http://[64:ff9b::a00:1]",
+        "http://0.0.0.0",
+        "http://224.0.0.1",
+    ],
+)
+def test_private_networks_that_are_not_named_are_never_called(subject: Subject, url: str) -> None:
+    answer = subject.call("POST", "/connections/preview", {"remoteUrl": url})
+
+    assert (answer.status, answer.code) == (502, "remote_unreachable")
