@@ -94,9 +94,7 @@ def test_without_an_open_connection_a_single_event_is_refused(bond: Bond) -> Non
     assert (answer.status, answer.code) == (410, "connection_closed")
 
 
-def test_with_a_pending_connection_alone_a_single_event_is_denied(
-    subject: Subject, peer: ForeignPeer
-) -> None:
+def test_over_a_pending_connection_a_single_event_is_denied(subject: Subject, peer: ForeignPeer) -> None:
     link = peer.request_connection(subject.base_url)
     subject.pending(link)
 
