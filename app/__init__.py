@@ -11,6 +11,7 @@ from flask_openapi3.openapi import OpenAPI
 from app import cli, clock, models, queue, web
 from app.config import ROOT, Config
 from app.database import db, engine_options
+from app.jobs.consequences import plug_in
 
 __version__ = "0.1.0"
 __all__ = ["create_app", "models"]
@@ -39,6 +40,7 @@ def create_app(config: Config) -> Flask:
     Migrate(app, db, directory=str(ROOT / "migrations"), render_as_batch=True, compare_type=True)
     clock.set_offset_ms(config.clock_offset_ms)
     queue.init_app(app, config)
+    plug_in()
     web.register(app)
     cli.register(app)
     return app

@@ -11,4 +11,6 @@
     answers        what their answers change here
     receiving      their control messages: repeats, numbers, and what each one does
     consequences   what outbox and inbox do about all that; they plug in from above
+
+Nothing here knows how events are sent or taken in; nothing here knows HTTP but through `app.transport`.
 """

@@ -61,7 +61,9 @@ def apply_answer(connection: Connection, control: ControlOut, ack: VerifiedContr
 def apply_refusal(connection: Connection, control: ControlOut, code: str, detail: str) -> None:
     """Note a refusal, inside the caller's transaction. The message is HELD afterwards if it goes out anew."""
     control_type = ControlType(control.type)
-    control.state = ControlState.HELD if _goes_anew(control_type, code, control.attempts) else ControlState.REFUSED
+    control.state = (
+        ControlState.HELD if _goes_anew(control_type, code, control.attempts) else ControlState.REFUSED
+    )
     if control_type in (ControlType.CONNECTION_ACCEPT, ControlType.CONNECTION_RESUME):
         connection.inbound_open_until = None
     if connection.status in lifecycle.ENDED:
@@ -151,17 +153,13 @@ def _accepted(connection: Connection, _control: ControlOut, _ack: VerifiedContro
 
 
 def _suspension_known(connection: Connection, control: ControlOut, _ack: VerifiedControlAck) -> None:
-    newest = controls.newest(
-        connection.id, ControlType.CONNECTION_SUSPEND, ControlType.CONNECTION_RESUME
-    )
+    newest = controls.newest(connection.id, ControlType.CONNECTION_SUSPEND, ControlType.CONNECTION_RESUME)
     if newest is not None and newest.id == control.id:
         connection.inbound_open_until = None
 
 
 def _resumed(connection: Connection, control: ControlOut, _ack: VerifiedControlAck) -> None:
-    newest = controls.newest(
-        connection.id, ControlType.CONNECTION_SUSPEND, ControlType.CONNECTION_RESUME
-    )
+    newest = controls.newest(connection.id, ControlType.CONNECTION_SUSPEND, ControlType.CONNECTION_RESUME)
     # Somebody suspended again while the resume was under way: that stands.
     if connection.status is ConnectionStatus.SUSPENDED and newest is not None and newest.id == control.id:
         connection.suspended_by_me = False

@@ -129,10 +129,10 @@ def initiate(
 ) -> Connection:
     """Ask the instance at a URL for a connection. Commits.
 
-    to_workspace: slug of its workspace, None for its default one. note: shown to its operators. replace: ask to
-    replace the open connection, if there is one. Returns the connection, `requested`, or what it became within 2 s.
-    Raises InvalidRequest at /remoteUrl, /toWorkspace or /note, RemoteUnreachable, RemoteInvalid, Blocked,
-    ConnectionExists.
+    to_workspace: slug of its workspace, None for its default one. note: shown to its operators. replace:
+    ask to replace the open connection, if there is one. Returns the connection, `requested`, or what it
+    became within 2 s. Raises InvalidRequest at /remoteUrl, /toWorkspace or /note, RemoteUnreachable,
+    RemoteInvalid, Blocked, ConnectionExists.
     """
     origin = _origin(remote_url)
     if to_workspace is not None and not _SLUG.fullmatch(to_workspace):
@@ -246,14 +246,13 @@ def suspend(connection_id: int, reason: str | None = None) -> Connection:
         was_flowing = lifecycle.status_for_input(connection, clock.now_ms()) is ConnectionStatus.ACTIVE
         lifecycle.suspend(connection, by_me=True, reason=reason)
         connection.inbound_open_until = clock.now_ms() + lifecycle.GRACE_MS if was_flowing else None
-        control = controls.queue_control(
-            connection, ControlType.CONNECTION_SUSPEND, wire.Reason(reason)
-        )
+        control = controls.queue_control(connection, ControlType.CONNECTION_SUSPEND, wire.Reason(reason))
     return _answered(connection_id, control)
 
 
 def resume(connection_id: int, reason: str | None = None) -> Connection:
-    """Take our own suspension back. What comes in is taken from now on, ours goes out when the peer answered.
+    """Take our own suspension back. What comes in is taken from now on, ours goes out when the peer
+    answered.
 
     Commits. Raises NotFound, InvalidState if we have not suspended it, InvalidRequest at /reason.
     """
@@ -313,9 +312,7 @@ def verify(connection_id: int) -> Verification:
     detail = control.error_detail or "no answer yet"
     if control.status_code is None:
         raise RemoteUnreachable(f"The other side cannot be reached: {detail}", reason=control.error_code)
-    raise RemoteInvalid(
-        f"The other side answered {control.status_code}: {detail}", reason=control.error_code
-    )
+    raise RemoteInvalid(f"The other side answered {control.status_code}: {detail}", reason=control.error_code)
 
 
 def retry_now(connection_id: int) -> Connection:
@@ -333,7 +330,10 @@ def retry_now(connection_id: int) -> Connection:
 
 
 def pause(connection_id: int, direction: Direction | None = None) -> Connection:
-    """Hold events of one direction, or both, without telling the peer. Commits. Raises NotFound, InvalidState."""
+    """Hold events of one direction, or both, without telling the peer. Commits.
+
+    Raises NotFound, InvalidState.
+    """
     return _set_paused(connection_id, direction, True)
 
 
@@ -397,7 +397,8 @@ def request_replay(
 ) -> ControlOut:
     """Ask the peer to send again what it numbered for us; ranges are inclusive, times in ms. Commits.
 
-    Returns the message with its answer, if that came within 2 s. Raises NotFound, InvalidState unless active.
+    Returns the message with its answer, if that came within 2 s. Raises NotFound, InvalidState unless
+    active.
     """
     with transaction():
         connection = lifecycle.lock(connection_id)
@@ -436,7 +437,10 @@ def get_connection(workspace_id: int, public_id: str) -> Connection:
 
 
 def expire_due(limit: int = 100) -> int:
-    """End requests that nobody answered for 14 days, on our side, without a message. Commits each; how many."""
+    """End requests that nobody answered for 14 days, on our side, without a message.
+
+    Commits each; how many.
+    """
     before_ms = clock.now_ms() - sending.REQUEST_LIFE_MS
     due = db.session.scalars(
         sa.select(Connection.id)

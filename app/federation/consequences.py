@@ -32,7 +32,10 @@ def plug(consequences: Consequences) -> None:
 
 
 def plugged() -> Consequences:
-    """Who is told. Raises LookupError if nobody plugged in, which is a mistake in putting the app together."""
+    """Who is told.
+
+    Raises LookupError if nobody plugged in, which is a mistake in putting the app together.
+    """
     if not _plugged:
         raise LookupError("nobody is told what follows; the app was not put together")
     return _plugged[0]

@@ -39,8 +39,8 @@ def queue_control(
 ) -> ControlOut:
     """Number, sign and store a control message, inside the caller's transaction; it goes after the commit.
 
-    The caller holds the connection's row. `first_issued_at` (ms) and `attempts` go on counting where a refused
-    message is issued anew.
+    The caller holds the connection's row. `first_issued_at` (ms) and `attempts` go on counting where a
+    refused message is issued anew.
     """
     now_ms = clock.now_ms()
     signer = identity.signer()
@@ -155,7 +155,9 @@ def wake_after_commit(connection_id: int) -> None:
 
 
 def drain_after_commit(connection_id: int) -> None:
-    """Have the connection's deliveries sent when the current transaction commits: nothing holds them any more."""
+    """Have the connection's deliveries sent when the current transaction commits: nothing holds them any
+    more.
+    """
     db.session().info.setdefault(_DRAINS, set()).add(connection_id)
 
 

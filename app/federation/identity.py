@@ -7,7 +7,7 @@ under it (the key in use, by rotation in another process) is read again after `_
 import contextlib
 import uuid
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -64,18 +64,18 @@ class LocalInstance(NamedTuple):
 
 
 @dataclass
-class _Cache:
-    """What one process keeps of one database's identity."""
+class _Known:
+    """What one process keeps of one database's identity. Another key in use makes another one."""
 
-    instance_id: str | None = None
-    key: SigningKey | None = None
-    read_at_s: float = 0.0
-    signers: dict[str, Signer] = field(default_factory=dict)
+    instance_id: str
+    key: SigningKey
+    read_at_s: float
+    signer: Signer | None = None
     document: dict[str, Any] | None = None
     document_at_ms: int = 0
 
 
-_caches: weakref.WeakKeyDictionary[Engine, _Cache] = weakref.WeakKeyDictionary()
+_known: weakref.WeakKeyDictionary[Engine, _Known] = weakref.WeakKeyDictionary()
 
 
 def ensure_identity(config: Config) -> None:
@@ -105,12 +105,10 @@ def ensure_identity(config: Config) -> None:
 
 def local_instance() -> LocalInstance:
     """Who we are. Raises InvalidState before `ensure_identity` was called on this database."""
-    cache = _current()
-    assert cache.instance_id is not None and cache.key is not None
-    config = settings()
-    key = cache.key
+    known = _current()
+    config, key = settings(), known.key
     return LocalInstance(
-        cache.instance_id,
+        known.instance_id,
         config.base_url,
         config.instance_name,
         key.key_id,
@@ -121,23 +119,21 @@ def local_instance() -> LocalInstance:
 
 def signer() -> Signer:
     """What signs for us now; the private key is unsealed once per process."""
-    cache = _current()
-    assert cache.instance_id is not None and cache.key is not None
-    found = cache.signers.get(cache.key.key_id)
-    if found is None:
-        found = Signer(cache.instance_id, cache.key.key_id, load_private_key(_unsealed(cache.key), True))
-        cache.signers[cache.key.key_id] = found
-    return found
+    known = _current()
+    if known.signer is None:
+        private_key = load_private_key(_unsealed(known.key), True)
+        known.signer = Signer(known.instance_id, known.key.key_id, private_key)
+    return known.signer
 
 
 def instance_document() -> dict[str, Any]:
     """The signed document of §2. Signed anew at most once a second."""
-    cache = _current()
+    known = _current()
     now_ms = clock.now_ms()
-    if cache.document is None or not 0 <= now_ms - cache.document_at_ms < DOCUMENT_REUSE_MS:
-        cache.document = signer().sign(Kind.INSTANCE, _document(now_ms))
-        cache.document_at_ms = now_ms
-    return cache.document
+    if known.document is None or not 0 <= now_ms - known.document_at_ms < DOCUMENT_REUSE_MS:
+        known.document = signer().sign(Kind.INSTANCE, _document(now_ms))
+        known.document_at_ms = now_ms
+    return known.document
 
 
 def key_record(key_id: str) -> dict[str, Any] | None:
@@ -169,7 +165,7 @@ def record_of(key: SigningKey) -> KeyRecord:
 
 def forget() -> None:
     """Let this process read the identity anew, after a change of keys that it made itself."""
-    _caches.pop(db.engine, None)
+    _known.pop(db.engine, None)
 
 
 def _document(now_ms: int) -> dict[str, Any]:
@@ -194,23 +190,24 @@ def _document(now_ms: int) -> dict[str, Any]:
     }
 
 
-def _current() -> _Cache:
-    cache = _caches.setdefault(db.engine, _Cache())
-    if cache.instance_id is None or clock.monotonic() - cache.read_at_s > _FRESH_S:
-        _read(cache)
-    return cache
+def _current() -> _Known:
+    known = _known.get(db.engine)
+    if known is None or clock.monotonic() - known.read_at_s > _FRESH_S:
+        known = _known[db.engine] = _read(known)
+    return known
 
 
-def _read(cache: _Cache) -> None:
-    # Plain rows, not the session's objects: what is cached must not belong to a request's session.
+def _read(known: _Known | None) -> _Known:
     instance_id = db.session.scalar(sa.select(Instance.instance_id))
     key = db.session.scalar(sa.select(SigningKey).where(SigningKey.status == KeyStatus.ACTIVE))
     if instance_id is None or key is None:
         raise InvalidState("This instance has no identity yet; `flask init` makes it.")
-    if cache.key is None or cache.key.key_id != key.key_id or cache.instance_id != instance_id:
-        db.session.expunge(key)
-        cache.key, cache.document = key, None
-    cache.instance_id, cache.read_at_s = instance_id, clock.monotonic()
+    if known is not None and known.key.key_id == key.key_id and known.instance_id == instance_id:
+        known.read_at_s = clock.monotonic()
+        return known
+    # What is kept must not belong to one request's session.
+    db.session.expunge(key)
+    return _Known(instance_id, key, clock.monotonic())
 
 
 def _unsealed(key: SigningKey) -> str:

@@ -69,8 +69,8 @@ def is_sending(connection: Connection) -> bool:
 def status_for_input(connection: Connection, now_ms: int) -> ConnectionStatus:
     """The state that what comes in meets, which differs from our own for a while (§4).
 
-    After our accept or resume left it is active before the answer came; after we announced a suspension or an
-    end it still is, until the peer acknowledged that or 15 s are over.
+    After our accept or resume left it is active before the answer came; after we announced a suspension or
+    an end it still is, until the peer acknowledged that or 15 s are over.
     """
     held_open = connection.inbound_open_until is not None and now_ms < connection.inbound_open_until
     if held_open and not connection.suspended_by_peer:
@@ -107,7 +107,8 @@ def touch(connection: Connection) -> None:
 def activate(connection: Connection) -> None:
     """Make it active, or, after suspensions, what those that still stand allow.
 
-    The first time the stream to the peer begins and a verification is sent; a connection that it replaces ends.
+    The first time the stream to the peer begins and a verification is sent; a connection that it replaces
+    ends.
     """
     connection.inbound_open_until = None
     connection.status = (
@@ -128,9 +129,7 @@ def activate(connection: Connection) -> None:
 
 def send_verification(connection: Connection) -> ControlOut:
     """Ask the peer to answer, to see that both ways work. Never repeated."""
-    return controls.queue_control(
-        connection, ControlType.VERIFICATION, wire.Verification(token_urlsafe(24))
-    )
+    return controls.queue_control(connection, ControlType.VERIFICATION, wire.Verification(token_urlsafe(24)))
 
 
 def suspend(connection: Connection, *, by_me: bool, reason: str | None) -> None:
@@ -147,7 +146,8 @@ def suspend(connection: Connection, *, by_me: bool, reason: str | None) -> None:
 def end(connection: Connection, status: ConnectionStatus, reason: str | None) -> None:
     """End it: its subscriptions end too, what waits for it is given up, history stays.
 
-    The caller says it to the peer, if it is to be said, after this: what waited before is not sent any more.
+    The caller says it to the peer, if it is to be said, after this: what waited before is not sent any
+    more.
     """
     was_open = connection.activated_at is not None
     connection.status = status

@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 
 #: A document is read for an unknown key at most once in this time (§9).
 KEY_LOOKUP_EVERY_MS = 10_000
+#: A document is read again after this; one that could not be read, after that (§2: at least daily).
+REFRESH_AFTER_MS = 20 * 3_600_000
+REFRESH_AGAIN_MS = 600_000
 #: Connections that are open, or may become so.
 LIVE = (
     ConnectionStatus.REQUESTED,
@@ -66,7 +69,8 @@ class PinnedKey(NamedTuple):
 
 
 def fetch_peer_document(base_url: str) -> FetchedDocument:
-    """Read and check the document at an origin. No transaction may be open: it waits for somebody else's server.
+    """Read and check the document at an origin. No transaction may be open: it waits for somebody else's
+    server.
 
     Raises RemoteUnreachable if no answer came, RemoteInvalid if it is no document of this protocol, is not
     signed by the key that it calls active, speaks of another origin, or is out of date.
@@ -116,8 +120,8 @@ def message_key(peer_ids: Iterable[int], key_id: str) -> KeyRecord | None:
 def signing_key(peer_ids: Iterable[int], key_id: str, timestamp_ms: int) -> KeyRecord:
     """The pinned key that may have signed a message of that time.
 
-    Raises AuthenticationFailed if it is unknown or §2 bars it. A batch entry is told `key_untrusted` instead:
-    see `message_key`.
+    Raises AuthenticationFailed if it is unknown or §2 bars it. A batch entry is told `key_untrusted`
+    instead: see `message_key`.
     """
     record = message_key(peer_ids, key_id)
     if record is None or not may_sign_message(record, timestamp_ms):
@@ -161,8 +165,8 @@ def pin(fetched: FetchedDocument) -> Peer:
     """The peer row of this document, inside the caller's transaction.
 
     A row of the same instanceId and origin is used again if the document's active key is one of its pinned
-    keys or reached from them by vouches; else this is somebody else, or a peer that lost its keys, and gets a
-    row of its own.
+    keys or reached from them by vouches; else this is somebody else, or a peer that lost its keys, and gets
+    a row of its own.
     """
     document = fetched.document
     for peer in _rows_of(document.instance_id, document.base_url):
@@ -189,8 +193,13 @@ def pin(fetched: FetchedDocument) -> Peer:
 
 
 def write_keys(peer_id: int, records: Sequence[KeyRecord]) -> None:
-    """Add or update pinned keys, inside the caller's transaction. Whether they are trusted was decided before."""
-    rows = {row.key_id: row for row in db.session.scalars(sa.select(PeerKey).where(PeerKey.peer_id == peer_id))}
+    """Add or update pinned keys, inside the caller's transaction.
+
+    Whether they are trusted was decided before.
+    """
+    rows = {
+        row.key_id: row for row in db.session.scalars(sa.select(PeerKey).where(PeerKey.peer_id == peer_id))
+    }
     for record in records:
         row = rows.get(record.key_id)
         if row is None:
@@ -230,7 +239,9 @@ def adopt_key(instance_id: str, key_id: str) -> list[PinnedKey]:
 
 
 def untrusted_keys(instance_id: str, key_id: str) -> list[PinnedKey]:
-    """Keys of that name that only the documents as last read have, and no vouch leads to (§9 `key_untrusted`)."""
+    """Keys of that name that only the documents as last read have, and no vouch leads to (§9
+    `key_untrusted`).
+    """
     found = []
     for peer in _live_peers(instance_id):
         pinned = {record.key_id for record in pinned_records(peer.id)}
@@ -263,7 +274,10 @@ def require_review(peer_id: int, fingerprint: str) -> None:
 
 
 def refresh(peer_id: int) -> None:
-    """Read the peer's document again: name, features, limits and trusted keys. Commits; raises RemoteError."""
+    """Read the peer's document again: name, features, limits and trusted keys.
+
+    Commits; raises RemoteError.
+    """
     peer = db.session.get_one(Peer, peer_id)
     fetched = fetch_peer_document(peer.base_url)
     if fetched.document.instance_id != peer.instance_id:
@@ -274,8 +288,33 @@ def refresh(peer_id: int) -> None:
             log.warning("peer.keys_differ", extra={"peer_id": peer_id, "base_url": peer.base_url})
 
 
+def due_for_refresh(limit: int = 10) -> list[int]:
+    """Peers with a live connection whose document was read almost a day ago, or could not be lately.
+    Commits.
+
+    Each is named once in ten minutes, so that one that is away is not asked on every sweep.
+    """
+    now_ms = clock.now_ms()
+    due = sa.and_(
+        Peer.document_read_at <= now_ms - REFRESH_AFTER_MS,
+        sa.or_(Peer.key_lookup_at.is_(None), Peer.key_lookup_at <= now_ms - REFRESH_AGAIN_MS),
+        Peer.id.in_(sa.select(Connection.peer_id).where(Connection.status.in_(LIVE))),
+    )
+    ids = list(db.session.scalars(sa.select(Peer.id).where(due).limit(limit)))
+    if ids:
+        with transaction():
+            db.session.execute(sa.update(Peer).where(Peer.id.in_(ids)).values(key_lookup_at=now_ms))
+    return ids
+
+
+def note_unread(peer_id: int, detail: str) -> None:
+    """Log that a peer's document could not be read."""
+    log.info("peer.document_unread", extra={"peer_id": peer_id, "detail": detail})
+
+
 def trust_document(peer: Peer) -> None:
-    """Pin all keys of the peer's document as last read, by a person's word, inside the caller's transaction.
+    """Pin all keys of the peer's document as last read, by a person's word, inside the caller's
+    transaction.
 
     Pinned keys that the document does not have stay as they are, but only one key is active.
     """

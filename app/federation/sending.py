@@ -91,7 +91,8 @@ class Reply(NamedTuple):
 
 
 def send_controls(connection_id: int) -> None:
-    """Send what is due over a connection, for about a second. Safe to run twice: one of the two finds the lease.
+    """Send what is due over a connection, for about a second. Safe to run twice: one of the two finds the
+    lease.
 
     Commits; no transaction may be open.
     """
@@ -246,11 +247,15 @@ def _read_answer(outgoing: Outgoing, answer: Answer) -> Reply:
     if problem is not None:
         reply = Reply(decide_control(answer.status, problem.code), code=problem.code, detail=problem.detail)
         last = problem.extras.get("lastControlSequence")
-        reply = reply._replace(last_sequence=last if type(last) is int and 0 <= last < _MAX_SEQUENCE else None)
+        reply = reply._replace(
+            last_sequence=last if type(last) is int and 0 <= last < _MAX_SEQUENCE else None
+        )
     elif answer.status in (200, 202):
         reply = _read_ack(outgoing, answer.body)
     else:
-        reply = Reply(decide_control(answer.status, None), code="answer_invalid", detail="no problem document")
+        reply = Reply(
+            decide_control(answer.status, None), code="answer_invalid", detail="no problem document"
+        )
     wait_ms = parse_retry_after(answer.headers.get("retry-after"), clock.now_ms())
     return reply._replace(
         status_code=answer.status, text=text, duration_ms=answer.duration_ms, wait_ms=wait_ms

@@ -45,11 +45,11 @@ def subscribe_to_event_type(
 ) -> Subscription:
     """Ask the peer for its events of a type or pattern.
 
-    workspace_id: the subscriber's workspace. connection_public_id: the API's `connectionId`. event_type: an event
-    type or a pattern (`task.created`, `task.*`, `task.**`, `**`). details: own notes, kept and never sent.
-    Returns the subscription: `active` if the peer granted it within 2 s, `rejected` if it refused, else `requested`
-    or `pending`; the request then goes on by itself. Commits.
-    Raises NotFound, InvalidRequest at /eventType, InvalidState unless the connection is active, SubscriptionExists.
+    workspace_id: the subscriber's workspace. connection_public_id: the API's `connectionId`. event_type: an
+    event type or a pattern (`task.created`, `task.*`, `task.**`, `**`). details: own notes, kept and never
+    sent. Returns the subscription: `active` if the peer granted it within 2 s, `rejected` if it refused,
+    else `requested` or `pending`; the request then goes on by itself. Commits. Raises NotFound,
+    InvalidRequest at /eventType, InvalidState unless the connection is active, SubscriptionExists.
     """
     check_pattern(event_type, "/eventType")
     text = orjson.dumps(details or {}).decode()
@@ -58,7 +58,9 @@ def subscribe_to_event_type(
     with transaction():
         connection = lifecycle.lock(_connection_id(workspace_id, connection_public_id))
         if connection.status is not ConnectionStatus.ACTIVE:
-            raise InvalidState(f"The connection is {connection.status.value}; subscribing needs an active one.")
+            raise InvalidState(
+                f"The connection is {connection.status.value}; subscribing needs an active one."
+            )
         if _live(connection.id, event_type) is not None:
             raise SubscriptionExists(f"{event_type} is subscribed to, or asked for, over this connection.")
         now_ms = clock.now_ms()
@@ -87,8 +89,8 @@ def unsubscribe_from_event_type(
 ) -> Subscription:
     """Want the peer's events of a type or pattern no longer.
 
-    Arguments as for `subscribe_to_event_type`; event_type is the pattern that was asked for. What is under way is
-    still taken until 15 s after the peer answered. Returns the subscription, `cancelled`. Commits.
+    Arguments as for `subscribe_to_event_type`; event_type is the pattern that was asked for. What is under
+    way is still taken until 15 s after the peer answered. Returns the subscription, `cancelled`. Commits.
     Raises NotFound if the pattern is not subscribed to over this connection, InvalidRequest at /eventType.
     """
     check_pattern(event_type, "/eventType")
@@ -128,7 +130,10 @@ def approve(workspace_id: int, public_id: str, reason: str | None = None) -> Sub
 
 
 def reject(workspace_id: int, public_id: str, reason: str | None = None) -> Subscription:
-    """Refuse what the peer asked for. Commits; waits up to 2 s for the peer. Raises NotFound, InvalidState."""
+    """Refuse what the peer asked for. Commits; waits up to 2 s for the peer.
+
+    Raises NotFound, InvalidState.
+    """
     with transaction():
         connection, subscription = _lock_outgoing(workspace_id, public_id)
         _expect(subscription, SubscriptionStatus.PENDING)
@@ -183,7 +188,7 @@ def grants_for(workspace_id: int) -> list[tuple[int, str]]:
             Connection.status.in_(lifecycle.OPEN),
         )
     )
-    return [(connection_id, pattern) for connection_id, pattern in rows]
+    return [(connection_id, pattern) for connection_id, pattern in rows if pattern is not None]
 
 
 def granted_patterns(connection_id: int) -> list[str]:
@@ -205,8 +210,8 @@ def granted_patterns(connection_id: int) -> list[str]:
 def accepted_patterns(connection_id: int, now_ms: int) -> list[str]:
     """The patterns that events which come in over a connection must match, one of them (§5).
 
-    What was asked for and not yet answered, what is granted and up to 10 minutes after its lease, and what was
-    cancelled until 15 s after the peer knew.
+    What was asked for and not yet answered, what is granted and up to 10 minutes after its lease, and what
+    was cancelled until 15 s after the peer knew.
     """
     rows = db.session.execute(
         sa.select(Subscription.event_type, Subscription.granted_event_type).where(
@@ -234,7 +239,10 @@ def is_auto_granted(pattern: str) -> bool:
 
 
 def grant(connection: Connection, subscription: Subscription, event_type: str | None = None) -> wire.Grant:
-    """Make it active with a new lease, inside the caller's transaction. Returns what the subscriber is told."""
+    """Make it active with a new lease, inside the caller's transaction.
+
+    Returns what the subscriber is told.
+    """
     now_ms = clock.now_ms()
     subscription.status = SubscriptionStatus.ACTIVE
     subscription.granted_event_type = event_type or subscription.granted_event_type or subscription.event_type

@@ -4,9 +4,10 @@ from flask import Flask
 
 from app.web import errors, home, json, limits, ops, request_id, security
 from app.web.api import routes
+from app.web.peer import control, incoming, wellknown
 
 #: Blueprints of the app, in the order in which they are registered.
-BLUEPRINTS = (*routes.BLUEPRINTS, ops.bp, home.bp)
+BLUEPRINTS = (*routes.BLUEPRINTS, control.bp, incoming.bp, wellknown.bp, ops.bp, home.bp)
 
 
 def register(app: Flask) -> None:

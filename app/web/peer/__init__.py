@@ -1,0 +1,1 @@
+"""What peers call: the public endpoints of the protocol's §7, and the documents of §2."""
