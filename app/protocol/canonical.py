@@ -221,5 +221,5 @@ def _may_sort_differently(text: bytes) -> bool:
 def _write_slowly(value: Any) -> bytes:
     try:
         return rfc8785.dumps(value)
-    except rfc8785.CanonicalizationError as error:
-        raise InvalidRequest(f"not to be written as I-JSON: {error}") from None
+    except ValueError:  # CanonicalizationError, or UnicodeEncodeError for a surrogate in a key
+        raise InvalidRequest("not to be written as I-JSON") from None

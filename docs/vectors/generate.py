@@ -89,10 +89,10 @@ def make_keys(pairs: dict[str, Pair]) -> Any:
     return {
         "warning": "TEST ONLY. The private halves are published here: never trust these keys.",
         "instanceId": SENDER,
-        "pairingCode": keys.pairing_code(
-            pairs["rsa"].record.fingerprint, pairs["ed25519"].record.fingerprint
-        ),
-        "pairingCodeOf": ["rsa", "ed25519"],
+        "pairingCode": {
+            "of": ["rsa", "ed25519"],
+            "code": keys.pairing_code(first.fingerprint, second.fingerprint),
+        },
         "keys": {
             name: {"privateKeyPem": pair.private_pem, "record": pair.record.to_wire()}
             for name, pair in pairs.items()
