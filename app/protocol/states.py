@@ -253,7 +253,7 @@ def decide_action(
 # Subscriptions
 
 
-class SubscriberEvent(StrEnum):
+class SubscriberEvent(Enum):
     """What happens to a subscription on the subscriber's side."""
 
     ACK_PENDING = "ack pending"  #: the publisher answered our request: a person decides
@@ -270,7 +270,7 @@ class SubscriberEvent(StrEnum):
     CONNECTION_END = "connection end"  #: the connection has ended
 
 
-class PublisherEvent(StrEnum):
+class PublisherEvent(Enum):
     """What happens to a subscription on the publisher's side."""
 
     REQUEST = "request"  #: subscription.request came in for one that exists
