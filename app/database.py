@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from flask_sqlalchemy import SQLAlchemy
@@ -40,6 +40,11 @@ class Model(DeclarativeBase):
 
 
 db = SQLAlchemy(model_class=Model, session_options={"expire_on_commit": False})
+
+
+def table_of(model: type[Model]) -> sa.Table:
+    """The model's table, for Core statements on hot paths."""
+    return cast(sa.Table, model.__table__)
 
 
 def state_column(states: type[StrEnum]) -> sa.Enum:

@@ -36,7 +36,13 @@ def json_answer(status: int, body: bytes, content_type: str = "application/json"
 
 def problem_answer(status: int, code: str, **headers: str) -> Answer:
     """A problem document as HTTP answer."""
-    document = {"type": f"urn:tidings:error:{code}", "title": code, "status": status, "code": code, "detail": "no"}
+    document = {
+        "type": f"urn:tidings:error:{code}",
+        "title": code,
+        "status": status,
+        "code": code,
+        "detail": "no",
+    }
     return json_answer(status, orjson.dumps(document), "application/problem+json", **headers)
 
 
@@ -105,7 +111,9 @@ class RemotePeer:
         """The sequences of each request, in order."""
         return [[entry["sequence"] for entry in batch["events"]] for batch in self.requests]
 
-    def event(self, event_type: str = "task.created", payload: dict[str, Any] | None = None, **given: Any) -> dict[str, Any]:
+    def event(
+        self, event_type: str = "task.created", payload: dict[str, Any] | None = None, **given: Any
+    ) -> dict[str, Any]:
         """A signed event of this peer, as JSON value; `given`: message_id, timestamp, signer."""
         signer = given.get("signer") or self.signer
         body = event_body(
@@ -193,6 +201,8 @@ def connect(workspace: Workspace, peer: RemotePeer, **columns: Any) -> Connectio
                 "direction": Direction.OUTGOING,
                 "status": ConnectionStatus.ACTIVE,
                 "request_message_id": str(uuid.uuid4()),
+                "checked_at": now,
+                "activated_at": now,
                 "created_at": now,
                 "updated_at": now,
             }
@@ -204,7 +214,10 @@ def connect(workspace: Workspace, peer: RemotePeer, **columns: Any) -> Connectio
 
 
 def subscribe(
-    connection: Connection, pattern: str = "task.**", direction: Direction = Direction.OUTGOING, **columns: Any
+    connection: Connection,
+    pattern: str = "task.**",
+    direction: Direction = Direction.OUTGOING,
+    **columns: Any,
 ) -> Subscription:
     """An active subscription: OUTGOING ones let our events go to the peer."""
     now = now_ms()

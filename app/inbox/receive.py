@@ -20,9 +20,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.clock import now_ms
-from app.database import db, is_sqlite, lock_workspace_inbox, transaction
+from app.database import db, is_sqlite, lock_workspace_inbox, table_of, transaction
 from app.federation.identity import MAX_EVENT_BYTES
 from app.federation.lifecycle import lock, refusal_of_events
+from app.federation.receiving import heard_from
 from app.federation.subscriptions import accepted_patterns
 from app.inbox import acks
 from app.inbox.replays import was_asked_for
@@ -53,14 +54,11 @@ from app.protocol.messages import (
 
 log = logging.getLogger(__name__)
 
-#: `last_received_at` is written at most this often, ms.
-SEEN_EVERY_MS = 1_000
-
 #: What becomes of an entry: a status, or why it is refused.
 Verdict = AckStatus | Problem
 
-_EVENT = Event.__table__
-_ALIAS = EventAlias.__table__
+_EVENT = table_of(Event)
+_ALIAS = table_of(EventAlias)
 
 
 class Arrival(NamedTuple):
@@ -128,11 +126,12 @@ def handle_incoming_event(connection: Connection, event: VerifiedEvent) -> Event
 def receive_batch(connection: Connection, batch: EventBatch, checked: Sequence[Arrival | Problem]) -> bytes:
     """Store what is new of a batch, count its numbers, and acknowledge each entry.
 
-    checked: what `verify_entries` made of it. Returns the signed EventAckBatch in its wire form, made after the
-    commit. Commits.
+    checked: what `verify_entries` made of it. Returns the signed EventAckBatch in its wire form, made after
+    the commit. Commits.
 
-    Raises a Problem for the whole request: what the connection's state refuses (unless every entry repeats a
-    stored event), and RateLimited for a number too far ahead or an epoch too soon, which are noted all the same.
+    Raises a Problem for the whole request: what the connection's state refuses (unless every entry repeats
+    a stored event), and RateLimited for a number too far ahead, which is noted all the same, or an epoch too
+    soon.
     """
     with transaction():
         locked = lock(connection.id)
@@ -158,7 +157,7 @@ def receive_batch(connection: Connection, batch: EventBatch, checked: Sequence[A
 def _receive(
     connection: Connection, batch: EventBatch, checked: Sequence[Arrival | Problem], now: int
 ) -> tuple[list[Verdict], int] | Problem:
-    """The verdicts and `contiguous`; or a Problem of the whole request, which is committed and then raised."""
+    """The verdicts and `contiguous`; or a Problem of the whole request, to be raised after the commit."""
     refusal = refusal_of_events(connection, now)
     if refusal is not None:
         stream = stream_of_epoch(connection.id, batch.stream_epoch)
@@ -213,7 +212,7 @@ class _Reception:
         rest = [item for item in arrivals if (item.event.message_id, item.sequence) not in new]
         self._look_up(rest)
         is_wanted = {id(item) for item in wanted}
-        self._note_received()
+        heard_from(self.connection)
         return [
             item
             if isinstance(item, Problem)
@@ -260,7 +259,9 @@ class _Reception:
         stream = self.stream
         if stream is None or not wanted:
             return wanted
-        numbers = [item.sequence for item in wanted if item.sequence and item.sequence <= stream.head_sequence]
+        numbers = [
+            item.sequence for item in wanted if item.sequence and item.sequence <= stream.head_sequence
+        ]
         if not numbers:
             return wanted
         self.occupied |= self._aliases(numbers)
@@ -301,7 +302,9 @@ class _Reception:
         if not rest:
             return
         found = db.session.connection().execute(
-            sa.select(_EVENT.c.message_id, _EVENT.c.id, _EVENT.c.body, _EVENT.c.stream_id, _EVENT.c.sequence).where(
+            sa.select(
+                _EVENT.c.message_id, _EVENT.c.id, _EVENT.c.body, _EVENT.c.stream_id, _EVENT.c.sequence
+            ).where(
                 _EVENT.c.connection_id == self.connection.id,
                 _EVENT.c.message_id.in_([item.event.message_id for item in rest]),
             )
@@ -354,10 +357,6 @@ class _Reception:
             # Not stored, and nothing in the way: the same id or number came twice in this request.
             return SequenceConflict("the number comes twice")
         return NotSubscribed(f"no subscription here covers {item.event.event_type}")
-
-    def _note_received(self) -> None:
-        if self.now >= (self.connection.last_received_at or 0) + SEEN_EVERY_MS:
-            self.connection.last_received_at = self.now
 
 
 @lru_cache(maxsize=2)

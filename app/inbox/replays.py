@@ -12,7 +12,7 @@ _MOST = 100
 
 
 def was_asked_for(connection_id: int, replay_id: str) -> bool:
-    """Whether we asked for this replay over this connection. Only events too old to be taken otherwise ask."""
+    """Whether we asked for this replay over this connection. Asked only about events that are too old."""
     requests = db.session.scalars(
         sa.select(ControlOut)
         .where(ControlOut.connection_id == connection_id, ControlOut.type == ControlType.REPLAY_REQUEST.value)

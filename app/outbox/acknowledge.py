@@ -6,12 +6,12 @@ and counts as no answer at all. An ack that is posted later is held to the same.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from app.clock import now_ms
-from app.database import db
+from app.database import db, table_of
 from app.models import Connection, Delivery, Direction, Event
 from app.outbox.claim import Batch
 from app.outbox.rollup import sum_up
@@ -32,8 +32,8 @@ from app.protocol.states import DeliveryState
 
 _WAITING = (DeliveryState.PENDING, DeliveryState.SENDING)
 
-_DELIVERY = Delivery.__table__
-_EVENT = Event.__table__
+_DELIVERY = table_of(Delivery)
+_EVENT = table_of(Event)
 
 
 class NotAnAck(Exception):
@@ -103,7 +103,12 @@ def mark_delivered(delivery_ids: Sequence[int], now: int, attempt_id: int | None
     """The peer has them, whatever was thought before."""
     if not delivery_ids:
         return
-    values = {"state": DeliveryState.DELIVERED, "delivered_at": now, "error_code": None, "error_detail": None}
+    values: dict[str, Any] = {
+        "state": DeliveryState.DELIVERED,
+        "delivered_at": now,
+        "error_code": None,
+        "error_detail": None,
+    }
     if attempt_id is not None:
         values["attempt_id"] = attempt_id
     db.session.connection().execute(
@@ -113,11 +118,9 @@ def mark_delivered(delivery_ids: Sequence[int], now: int, attempt_id: int | None
     )
 
 
-def mark_dead(
-    delivery_ids: Sequence[int], code: str, detail: str, attempt_id: int | None = None
-) -> None:
+def mark_dead(delivery_ids: Sequence[int], code: str, detail: str, attempt_id: int | None = None) -> None:
     """The peer refused them for good; those that were delivered meanwhile stay so."""
-    values = {"state": DeliveryState.DEAD, "error_code": code[:64], "error_detail": detail}
+    values: dict[str, Any] = {"state": DeliveryState.DEAD, "error_code": code[:64], "error_detail": detail}
     if attempt_id is not None:
         values["attempt_id"] = attempt_id
     db.session.connection().execute(
@@ -140,10 +143,12 @@ def _verdicts_of(ack: VerifiedEventAck | VerifiedAckBatch) -> list[_Verdict]:
     return [_Verdict(entry.correlation_id, entry.digest, entry.received, entry.error) for entry in ack.acks]
 
 
-def _sent(connection: Connection, message_ids: Sequence[str]) -> dict[str, sa.Row[tuple[object, ...]]]:
+def _sent(connection: Connection, message_ids: Sequence[str]) -> dict[str, Any]:
     """The deliveries over this connection that were sent at least once, by messageId."""
     found = db.session.connection().execute(
-        sa.select(_DELIVERY.c.id, _DELIVERY.c.event_id, _DELIVERY.c.state, _EVENT.c.message_id, _EVENT.c.digest)
+        sa.select(
+            _DELIVERY.c.id, _DELIVERY.c.event_id, _DELIVERY.c.state, _EVENT.c.message_id, _EVENT.c.digest
+        )
         .join_from(_DELIVERY, _EVENT, _EVENT.c.id == _DELIVERY.c.event_id)
         .where(
             _EVENT.c.message_id.in_(message_ids),

@@ -12,7 +12,7 @@ from uuid import uuid4
 import sqlalchemy as sa
 
 from app.backoff import MAX_RETRY_AGE_MS
-from app.database import db
+from app.database import db, table_of
 from app.federation.subscriptions import granted_patterns
 from app.models import Delivery, Event
 from app.outbox import finish
@@ -26,13 +26,13 @@ from app.protocol.states import DeliveryState
 _MAX_PAGES = 10
 
 #: Bytes of a batch around its events, and around each of them.
-_ENVELOPE_BYTES = len(
-    b'{"batchId":"","connectionId":"","streamEpoch":"","events":[]}'
-) + 3 * len("00000000-0000-0000-0000-000000000000")
+_ENVELOPE_BYTES = len(b'{"batchId":"","connectionId":"","streamEpoch":"","events":[]}') + 3 * len(
+    "00000000-0000-0000-0000-000000000000"
+)
 _ENTRY_BYTES = len(b'{"sequence":9007199254740991,"event":},')
 
-_DELIVERY = Delivery.__table__
-_EVENT = Event.__table__
+_DELIVERY = table_of(Delivery)
+_EVENT = table_of(Event)
 
 
 class Entry(NamedTuple):
@@ -116,6 +116,7 @@ def _due(numbered: bool) -> sa.Select[Any]:
 
 _NUMBERED, _NEW = _due(numbered=True), _due(numbered=False)
 
+
 def is_granted(event_type: str, patterns: frozenset[str]) -> bool:
     """Whether one of the patterns covers the event type."""
     return not patterns.isdisjoint(covering_patterns(event_type))
@@ -158,9 +159,7 @@ def _read_due(connection_id: int, now: int, most: int) -> list[_Row]:
     return rows
 
 
-def _finish_hopeless(
-    target: Target, rows: Sequence[_Row], patterns: frozenset[str], now: int
-) -> list[_Row]:
+def _finish_hopeless(target: Target, rows: Sequence[_Row], patterns: frozenset[str], now: int) -> list[_Row]:
     """Finish what cannot be sent any more; the rest is returned."""
 
     def is_too_old(row: _Row) -> bool:
@@ -208,14 +207,12 @@ _SENDING = {
     "state": DeliveryState.SENDING,
     "attempts": _DELIVERY.c.attempts + 1,
 }
-_IDS = sa.bindparam("ids", expanding=True)
+_IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
 
 _SEND_NUMBERED = sa.update(_DELIVERY).where(_DELIVERY.c.id.in_(_IDS)).values(**_SENDING)
 
 _PLACES = (
-    sa.select(
-        _DELIVERY.c.id, sa.func.row_number().over(order_by=_DELIVERY.c.id).label("place")
-    )
+    sa.select(_DELIVERY.c.id, sa.func.row_number().over(order_by=_DELIVERY.c.id).label("place"))
     .where(_DELIVERY.c.id.in_(_IDS))
     .subquery()
 )
@@ -237,9 +234,7 @@ def _take(target: Target, counter: Counter, rows: Sequence[_Row]) -> Batch:
     if numbered:
         connection.execute(_SEND_NUMBERED, {"ids": numbered})
     if new:
-        connection.execute(
-            _SEND_NEW, {"ids": new, "to_stream": counter.stream_id, "head": counter.head}
-        )
+        connection.execute(_SEND_NEW, {"ids": new, "to_stream": counter.stream_id, "head": counter.head})
         advance(counter, counter.head + len(new))
     # New rows come by id after the numbered ones, which is the order in which they were numbered.
     sequences = [row.sequence for row in rows if row.sequence is not None]

@@ -7,12 +7,12 @@ caller's `transaction()` all pages join it.
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 
 from app.clock import now_ms
-from app.database import db, transaction
+from app.database import db, table_of, transaction
 from app.federation.lifecycle import lock
 from app.models import Connection, Delivery, Direction, Event, Peer
 from app.outbox import dispatch, finish
@@ -25,8 +25,8 @@ from app.protocol.states import OPEN, DeliveryState
 #: Deliveries of one page, and of one transaction.
 _PAGE = 2_000
 
-_DELIVERY = Delivery.__table__
-_CONNECTION = Connection.__table__
+_DELIVERY = table_of(Delivery)
+_CONNECTION = table_of(Connection)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,8 @@ class DeliveryFilter:
     event_type: str | None = None
 
 
-class RetryGroup(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class RetryGroup:
     """How many deliveries of one connection with one error code."""
 
     connection_id: str
@@ -47,7 +48,8 @@ class RetryGroup(NamedTuple):
     count: int
 
 
-class RetryResult(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class RetryResult:
     """What was taken; in a dry run, what would be. The largest group first."""
 
     count: int
@@ -59,9 +61,9 @@ def retry_deliveries(
 ) -> RetryResult:
     """Send deliveries again, now: those of the filter, the oldest first, at most `max_items`.
 
-    Dead letters of an ended connection go over an open one to the same instance; where there is none, or it has
-    the event already, they stay. A wait after failures ends. Each gets one more try whatever its age. Commits,
-    page by page.
+    Dead letters of an ended connection go over an open one to the same instance; where there is none, or it
+    has the event already, they stay. A wait after failures ends. Each gets one more try whatever its age.
+    Commits, page by page.
 
     Raises InvalidRequest at /filter/status unless it is dead, pending or held.
     """
@@ -82,8 +84,8 @@ def discard_deliveries(
     return _each_page(_conditions(workspace_id, chosen), dry_run, None, discard)
 
 
-def retry_event(workspace_id: int, message_id: str, connection_public_id: str | None = None) -> int:
-    """Send an event again where it was given up or still waits. How many deliveries were taken.
+def retry_event(workspace_id: int, message_id: str, connection_public_id: str | None = None) -> RetryResult:
+    """Send an event again where it was given up or still waits.
 
     With a connection, over that one alone. Commits. Raises NotFound for an unknown outgoing event, or a
     connection that the event has no delivery to.
@@ -111,7 +113,7 @@ def retry_event(workspace_id: int, message_id: str, connection_public_id: str | 
             raise NotFound("The event has no delivery over this connection.")
         conditions.append(_DELIVERY.c.connection_id == connection_id)
     waiting = _DELIVERY.c.state.in_((DeliveryState.DEAD, DeliveryState.PENDING))
-    return _each_page([*conditions, waiting], False, None, _retry).count
+    return _each_page([*conditions, waiting], False, None, _retry)
 
 
 def _conditions(workspace_id: int, chosen: DeliveryFilter) -> list[sa.ColumnElement[bool]]:
@@ -162,9 +164,7 @@ def _each_page(
     return _result(taken)
 
 
-def _read_page(
-    conditions: Sequence[sa.ColumnElement[bool]], last_id: int, most: int | None
-) -> Sequence[sa.Row[Any]]:
+def _read_page(conditions: Sequence[sa.ColumnElement[bool]], last_id: int, most: int | None) -> Sequence[Any]:
     return (
         db.session.connection()
         .execute(
@@ -190,7 +190,9 @@ def _result(taken: Counter[tuple[int, str | None]]) -> RetryResult:
     names = dict(
         db.session.execute(sa.select(Connection.id, Connection.public_id).where(Connection.id.in_(ids))).all()
     )
-    groups = [RetryGroup(names[connection_id], error, count) for (connection_id, error), count in taken.items()]
+    groups = [
+        RetryGroup(names[connection_id], error, count) for (connection_id, error), count in taken.items()
+    ]
     groups.sort(key=lambda group: (-group.count, group.connection_id, group.error or ""))
     return RetryResult(taken.total(), groups)
 
@@ -231,7 +233,7 @@ def _make_due(rows: Sequence[Any], connection_id: int, *, moved: bool) -> set[in
     A number of the current epoch is kept, since the peer may still fill it; any other is given anew.
     """
     counter = current_counter(connection_id)
-    keeps = sa.and_(_DELIVERY.c.stream_id == counter.stream_id, not moved)
+    keeps = sa.false() if moved else _DELIVERY.c.stream_id == counter.stream_id
     other = _DELIVERY.alias()
     is_there = sa.exists().where(
         other.c.event_id == _DELIVERY.c.event_id,

@@ -4,8 +4,8 @@
     └ one transaction ┘  HTTP    └─ one transaction ─┘             └ one ┘
 
 No transaction is open across HTTP. One drain per connection holds the lease, whatever the queue does; a
-drain that dies leaves rows in `sending`, which the next one makes wait again. The claim that finds nothing and
-the release are one transaction that holds the connection's row, so that no wake-up falls between them.
+drain that dies leaves rows in `sending`, which the next one makes wait again. The claim that finds nothing
+and the release are one transaction that holds the connection's row, so that no wake-up falls between them.
 """
 
 import logging
@@ -96,9 +96,7 @@ class _Drain:
             answer = peer_api.send_signed(client(), signer(), target.base_url, PATH, batch.body)
         except TransportError as error:
             took = round((monotonic() - started) * 1000)
-            return Reply(
-                started_at, took, error.status, error_code=error.code, error_detail=error.detail
-            )
+            return Reply(started_at, took, error.status, error_code=error.code, error_detail=error.detail)
         reply = Reply(
             started_at,
             answer.duration_ms,
@@ -119,9 +117,7 @@ class _Drain:
         try:
             ack = read_ack_batch(reply.body, batch, target, lambda key_id: self._key(target, key_id))
         except NotAnAck as error:
-            log.warning(
-                "ack.invalid", extra={"connection_id": target.connection_id, "detail": str(error)}
-            )
+            log.warning("ack.invalid", extra={"connection_id": target.connection_id, "detail": str(error)})
             return reply._replace(error_code=NOT_AN_ACK, error_detail=str(error))
         return reply._replace(ack=ack)
 

@@ -25,9 +25,7 @@ def wake(connection_ids: Iterable[int]) -> None:
     ids = sorted(set(connection_ids))
     if not ids:
         return
-    rows = db.session.execute(
-        sa.select(Connection.id, Connection.failures).where(Connection.id.in_(ids))
-    )
+    rows = db.session.execute(sa.select(Connection.id, Connection.failures).where(Connection.id.in_(ids)))
     waiting = db.session().info.setdefault(_WAITING, {})
     waiting.update((connection_id, failures > 0) for connection_id, failures in rows)
 

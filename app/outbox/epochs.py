@@ -6,15 +6,15 @@ from uuid import uuid4
 import sqlalchemy as sa
 
 from app.clock import now_ms
-from app.database import db
+from app.database import db, table_of
 from app.models import Delivery, Direction, Stream
 from app.protocol.states import DeliveryState
 
 #: A receiver refuses a new epoch within 10 s of the last (§6), ms.
 EPOCH_MIN_MS = 10_000
 
-_STREAM = Stream.__table__
-_DELIVERY = Delivery.__table__
+_STREAM = table_of(Stream)
+_DELIVERY = table_of(Delivery)
 
 
 class Counter(NamedTuple):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import sqlalchemy as sa
 
-from app.database import db
+from app.database import db, table_of
 from app.federation.subscriptions import grants_for
 from app.models import Delivery, Event
 from app.protocol.event_types import Matcher
@@ -17,8 +17,8 @@ from app.protocol.states import DeliveryState
 #: Events of one statement; SQLite takes 32,766 parameters.
 _PAGE = 1_000
 
-_DELIVERY = Delivery.__table__
-_EVENT = Event.__table__
+_DELIVERY = table_of(Delivery)
+_EVENT = table_of(Event)
 
 _DELIVER = sa.insert(_DELIVERY).from_select(
     [

@@ -1,12 +1,12 @@
 """Finish: deliveries that end otherwise than by an ack, and what the peer is told of their numbers.
 
-    ending        state       gap, if it had a number
-    EXPIRED       dead        expired      older than 7 days
-    TOO_LARGE     dead        refused      larger than the peer takes
-    REFUSED       dead        refused      the request was refused; it held this event alone
-    WITHDRAWN     withdrawn   withdrawn    no grant covers it any more
-    CLOSED        dead        -            the connection has ended
-    DISCARDED     withdrawn   withdrawn    an operator gave it up
+ending        state       gap, if it had a number
+EXPIRED       dead        expired      older than 7 days
+TOO_LARGE     dead        refused      larger than the peer takes
+REFUSED       dead        refused      the request was refused; it held this event alone
+WITHDRAWN     withdrawn   withdrawn    no grant covers it any more
+CLOSED        dead        -            the connection has ended
+DISCARDED     withdrawn   withdrawn    an operator gave it up
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from app.database import db
+from app.database import db, table_of
 from app.models import Delivery
 from app.outbox import gaps
 from app.outbox.rollup import sum_up
@@ -24,7 +24,7 @@ from app.protocol.states import DeliveryState
 #: Rows of one statement; SQLite takes 32,766 parameters.
 _PAGE = 5_000
 
-_DELIVERY = Delivery.__table__
+_DELIVERY = table_of(Delivery)
 
 
 class Ending(NamedTuple):

@@ -3,15 +3,15 @@
 import sqlalchemy as sa
 
 from app.clock import now_ms
-from app.database import db
+from app.database import db, table_of
 from app.models import Connection, Delivery
 from app.protocol.states import DeliveryState
 
 #: Longer than the deadline of a request (15 s) and the recording after it together, ms.
 LEASE_MS = 30_000
 
-_CONNECTION = Connection.__table__
-_DELIVERY = Delivery.__table__
+_CONNECTION = table_of(Connection)
+_DELIVERY = table_of(Delivery)
 
 
 def acquire(connection_id: int, owner: str) -> bool:

@@ -1,9 +1,9 @@
 """Publish: from what our own software says to signed events with their deliveries.
 
-    check      types, members, depth, size; the first bad field of each event is named
-    sign       JCS once, one signature, outside any transaction
-    store      events and deliveries in one transaction; the caller's, if there is one
-    wake       after the commit, best effort
+check      types, members, depth, size; the first bad field of each event is named
+sign       JCS once, one signature, outside any transaction
+store      events and deliveries in one transaction; the caller's, if there is one
+wake       after the commit, best effort
 """
 
 import os
@@ -17,7 +17,7 @@ from uuid import uuid4
 import sqlalchemy as sa
 
 from app.clock import now_ms
-from app.database import db, transaction
+from app.database import db, table_of, transaction
 from app.federation.identity import MAX_EVENT_BYTES, signer
 from app.models import Direction, Event, EventStatus
 from app.outbox import dispatch
@@ -182,7 +182,8 @@ def _helper(_pid: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="sign")
 
 
-_INSERT = sa.insert(Event.__table__).returning(Event.__table__.c.id, sort_by_parameter_order=True)
+_EVENT = table_of(Event)
+_INSERT = sa.insert(_EVENT).returning(_EVENT.c.id, sort_by_parameter_order=True)
 
 
 def _store(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from app.backoff import parse_retry_after, retry_delay
-from app.database import db
+from app.database import db, table_of
 from app.models import Attempt, AttemptEntry, Connection, Delivery, Direction, Subscription
 from app.outbox import finish
 from app.outbox.acknowledge import mark_dead, mark_delivered
@@ -40,11 +40,11 @@ DEFAULT_WAIT_MS = 5_000
 #: `last_delivered_at` and the clock skew are written at most this often, ms.
 SEEN_EVERY_MS = 1_000
 
-_ATTEMPT = Attempt.__table__
-_ENTRY = AttemptEntry.__table__
-_CONNECTION = Connection.__table__
-_DELIVERY = Delivery.__table__
-_SUBSCRIPTION = Subscription.__table__
+_ATTEMPT = table_of(Attempt)
+_ENTRY = table_of(AttemptEntry)
+_CONNECTION = table_of(Connection)
+_DELIVERY = table_of(Delivery)
+_SUBSCRIPTION = table_of(Subscription)
 
 
 class Reply(NamedTuple):
@@ -119,9 +119,7 @@ def record_failed(target: Target, batch: Batch, reply: Reply, now: int, rng: Ran
     return _follow(target, batch, reply, outcome, now, rng)
 
 
-def _follow(
-    target: Target, batch: Batch, reply: Reply, outcome: Outcome, now: int, rng: Random
-) -> Next:
+def _follow(target: Target, batch: Batch, reply: Reply, outcome: Outcome, now: int, rng: Random) -> Next:
     match outcome:
         case Outcome.HALVE:
             return Next(go_on=True, most=max(1, len(batch.entries) // 2))
@@ -146,7 +144,9 @@ def _error_of(verdict: AckEntry) -> tuple[str | None, bool]:
 
 
 def _store_attempt(target: Target, batch: Batch, reply: Reply) -> int:
-    kept = None if reply.ack else reply.body[:MAX_KEPT_BODY].decode("utf-8", "replace").replace("\0", "\ufffd")
+    kept = (
+        None if reply.ack else reply.body[:MAX_KEPT_BODY].decode("utf-8", "replace").replace("\0", "\ufffd")
+    )
     row = db.session.connection().execute(
         _INSERT_ATTEMPT,
         {
@@ -168,9 +168,7 @@ def _store_attempt(target: Target, batch: Batch, reply: Reply) -> int:
 _INSERT_ATTEMPT = sa.insert(_ATTEMPT).returning(_ATTEMPT.c.id)
 
 
-def _store_entries(
-    entries: Sequence[Entry], attempt_id: int, code: str | None, detail: str | None
-) -> None:
+def _store_entries(entries: Sequence[Entry], attempt_id: int, code: str | None, detail: str | None) -> None:
     """A row for each delivery that this attempt did not bring there."""
     db.session.connection().execute(
         sa.insert(_ENTRY),
@@ -271,10 +269,12 @@ class _Ended(NamedTuple):
 
 
 def _give_up(target: Target, batch: Batch, reply: Reply, *, stale: bool, now: int) -> None:
-    """The request held one event alone, and the peer refuses it for good: tell it not to wait for the number."""
+    """The one event of the request is refused for good: tell the peer not to wait for its number."""
     [entry] = batch.entries
     ended = _Ended(entry.delivery_id, entry.event_id, batch.stream_id, entry.sequence)
-    ending = finish.refused(reply.error_code or "invalid_request", reply.error_detail or "refused by the peer")
+    ending = finish.refused(
+        reply.error_code or "invalid_request", reply.error_detail or "refused by the peer"
+    )
     finish.finish(target.connection_id, [ended], ending)
     if stale:
         flag_stale(target.connection_id, entry.event_type, now)
@@ -322,7 +322,7 @@ def _change(target: Target, **values: Any) -> None:
 
 
 def _was_suspect(connection_id: int) -> bool:
-    """Whether the request before this one held one event, and was refused with a status of SUSPECT_STATUSES."""
+    """Whether the last request held one event, and was refused with a status of SUSPECT_STATUSES."""
     last = (
         db.session.connection()
         .execute(

@@ -7,7 +7,7 @@ that died, deliveries that became due, and wake-ups that were lost.
 import sqlalchemy as sa
 
 from app.clock import now_ms
-from app.database import db, transaction
+from app.database import db, table_of, transaction
 from app.federation.leases import is_dead
 from app.models import Connection, Delivery
 from app.outbox.lease import reset_sending
@@ -18,8 +18,8 @@ from app.queue import wake_drain
 #: Connections that one sweep looks after at most.
 MAX_CONNECTIONS = 500
 
-_CONNECTION = Connection.__table__
-_DELIVERY = Delivery.__table__
+_CONNECTION = table_of(Connection)
+_DELIVERY = table_of(Delivery)
 
 
 def sweep() -> int:
@@ -90,22 +90,3 @@ def _due_connections(now: int) -> list[tuple[int, int]]:
     due = [(row.id, row.failures) for row in found]
     db.session.rollback()
     return due
-
-
-def end_wait(connection_id: int) -> None:
-    """The peer spoke to us, so it is there: end the wait after failures, and a hold that waits for a sign.
-
-    A wait that the peer asked for (429, 503) stays. Commits.
-    """
-    is_waiting = sa.or_(
-        sa.and_(_CONNECTION.c.failures > 0, _CONNECTION.c.retry_at > now_ms()),
-        _CONNECTION.c.hold_code == "connection_suspended",
-    )
-    with transaction():
-        ended = db.session.connection().execute(
-            sa.update(_CONNECTION)
-            .where(_CONNECTION.c.id == connection_id, is_waiting)
-            .values(retry_at=0, hold_code=None, hold_detail=None, hold_since=None)
-        )
-    if ended.rowcount == 1:
-        wake_drain(connection_id, failing=True)

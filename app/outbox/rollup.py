@@ -1,18 +1,19 @@
 """Roll-up: the status of an outgoing event sums its deliveries up, in the transaction that changed one."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
-from app.database import db, is_sqlite
+from app.database import db, is_sqlite, table_of
 from app.models import Delivery, Event, EventStatus
 from app.protocol.states import DeliveryState
 
 #: Events of one statement; SQLite takes 32,766 parameters.
 _PAGE = 5_000
 
-_EVENT = Event.__table__
-_DELIVERY = Delivery.__table__
+_EVENT = table_of(Event)
+_DELIVERY = table_of(Delivery)
 
 
 def _any(*states: DeliveryState) -> sa.ColumnElement[bool]:
@@ -23,7 +24,7 @@ def _literal(status: EventStatus) -> sa.ColumnElement[EventStatus]:
     return sa.literal(status, _EVENT.c.status.type)
 
 
-_IDS = sa.bindparam("ids", expanding=True)
+_IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
 
 _SUM_UP = (
     sa.update(_EVENT)

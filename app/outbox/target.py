@@ -4,12 +4,12 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from app.database import db
+from app.database import db, table_of
 from app.models import Connection, Peer
 from app.protocol.states import ConnectionStatus
 
-_CONNECTION = Connection.__table__
-_PEER = Peer.__table__
+_CONNECTION = table_of(Connection)
+_PEER = table_of(Peer)
 
 
 class Target(NamedTuple):

@@ -6,7 +6,7 @@ ended, so that both are one whole.
 
 import sqlalchemy as sa
 
-from app.database import db
+from app.database import db, table_of
 from app.federation.subscriptions import granted_patterns
 from app.models import Delivery
 from app.outbox import finish
@@ -16,7 +16,7 @@ from app.protocol.states import DeliveryState
 #: Deliveries that are ended by one statement.
 _PAGE = 5_000
 
-_DELIVERY = Delivery.__table__
+_DELIVERY = table_of(Delivery)
 
 
 def withdraw(connection_id: int) -> int:

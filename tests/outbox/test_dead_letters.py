@@ -5,7 +5,14 @@ import sqlalchemy as sa
 
 from app.database import db, transaction
 from app.models import Connection, ControlOut, Event, EventStatus
-from app.outbox.dead_letters import DeliveryFilter, discard_deliveries, retry_deliveries, retry_event
+from app.outbox.dead_letters import (
+    DeliveryFilter,
+    RetryGroup,
+    RetryResult,
+    discard_deliveries,
+    retry_deliveries,
+    retry_event,
+)
 from app.outbox.deliver import drain
 from app.outbox.withdraw import close_connection
 from app.protocol.errors import InvalidRequest, NotFound, Problem
@@ -18,7 +25,9 @@ def dead(scene, publish, rows):
     """Three dead letters, numbered 1 to 3; the peer is well again."""
     publish(2)
     publish(1, "task.done")
-    scene.peer.answer = lambda batch: scene.peer.acknowledge(batch, {n: ("payload_invalid", False) for n in (1, 2, 3)})
+    scene.peer.answer = lambda batch: scene.peer.acknowledge(
+        batch, {n: ("payload_invalid", False) for n in (1, 2, 3)}
+    )
     drain(scene.connection.id)
     scene.peer.answer = None
     scene.peer.requests.clear()
@@ -28,7 +37,7 @@ def dead(scene, publish, rows):
 def test_a_dry_run_counts_by_connection_and_error_and_changes_nothing(scene, dead, rows):
     result = retry_deliveries(scene.workspace.id, DeliveryFilter(), dry_run=True)
 
-    assert result == (3, [(scene.connection.public_id, "payload_invalid", 3)])
+    assert result == RetryResult(3, [RetryGroup(scene.connection.public_id, "payload_invalid", 3)])
     assert {row.state for row in rows()} == {DeliveryState.DEAD}
 
 
@@ -112,7 +121,7 @@ def test_one_event_is_sent_again(scene, dead, rows):
 
     taken = retry_event(scene.workspace.id, message_id, scene.connection.public_id)
 
-    assert taken == 1
+    assert taken.count == 1
     assert [row.state.value for row in rows()] == ["pending", "dead", "dead"]
 
 
@@ -146,5 +155,3 @@ def test_the_peer_need_not_wait_for_a_discarded_number(scene, publish):
 
     [gap] = db.session.scalars(sa.select(ControlOut))
     assert '"fromSequence":2,"reason":"withdrawn"' in gap.body
-
-
