@@ -20,13 +20,15 @@ TEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: help demo run test check format bench lock clean
+.PHONY: help demo venv run test check format bench lock clean
 
 help: ## Show what can be made
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
 
 demo: $(RUNTIME) ## Two instances tell their story and stay up (DEMO_ARGS=--once: tell, check, clean up)
 	@$(BIN)/flask demo $(DEMO_ARGS)
+
+venv: $(RUNTIME) ## The virtual environment .venv with all that an instance needs
 
 run: $(RUNTIME) ## One instance with everything it needs
 	@$(BIN)/flask up

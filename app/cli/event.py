@@ -151,7 +151,7 @@ def retry(event_id: str, connection: str | None, workspace: str, output: str) ->
     """Send the failed, dead or waiting deliveries of the event ID again, now."""
     place = workspace_named(workspace)
     to = connection_id(place, connection) if connection else None
-    taken = retry_event(place.id, message_id(place, event_id), to)
+    taken = retry_event(place.id, message_id(place, event_id), to).count
     print_one({"retried": taken}, output)
 
 

@@ -1,4 +1,4 @@
-"""From what people type to rows: slugs, whole ids, or as much of an id as is unique."""
+"""From what people type to rows: slugs, beginnings of ids, URLs of instances, patterns, `last`."""
 
 import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute
@@ -6,7 +6,8 @@ from sqlalchemy.orm import InstrumentedAttribute
 from app.access import workspaces
 from app.cli.output import Exit, Failure
 from app.database import db
-from app.models import Connection, Event, Subscription, Token, Workspace
+from app.federation import lifecycle
+from app.models import Connection, Event, Peer, Subscription, Token, Workspace
 from app.protocol.errors import NotFound
 from app.reports.connections import is_visible
 
@@ -22,14 +23,30 @@ def workspace_named(slug: str) -> Workspace:
 
 
 def connection_id(workspace: Workspace, given: str) -> str:
-    """Public id of the one connection whose id begins so."""
+    """Public id of the one connection whose id begins so; or, for a URL, of the one with that instance.
+
+    Of several with one instance the one that has not ended is meant.
+    """
+    if "://" in given:
+        return _connection_with(workspace, given.rstrip("/"))
     return _unique(
         workspace, given, Connection.public_id, Connection.workspace_id, "connection", is_visible()
     )
 
 
 def subscription_id(workspace: Workspace, given: str) -> str:
-    """Public id of the one subscription whose id begins so."""
+    """Public id of the one subscription whose id begins so, or of the one live one to this pattern."""
+    live = Subscription.status.in_(lifecycle.LIVE_SUBSCRIPTIONS)
+    query = sa.select(Subscription.public_id).where(
+        Subscription.workspace_id == workspace.id, Subscription.event_type == given, live
+    )
+    found = db.session.scalars(query.limit(2)).all()
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise Failure(
+            f"Several subscriptions are to {given}. `flask subscription list` shows their ids.", Exit.USAGE
+        )
     return _unique(workspace, given, Subscription.public_id, Subscription.workspace_id, "subscription")
 
 
@@ -39,8 +56,36 @@ def token_id(workspace: Workspace, given: str) -> str:
 
 
 def message_id(workspace: Workspace, given: str) -> str:
-    """messageId of the one event, ours or a peer's, whose messageId begins so."""
+    """messageId of the one event, ours or a peer's, whose messageId begins so; of the newest for `last`."""
+    if given == "last":
+        query = sa.select(Event.message_id).where(Event.workspace_id == workspace.id)
+        newest = db.session.scalar(query.order_by(Event.id.desc()).limit(1))
+        if newest is not None:
+            return newest
     return _unique(workspace, given, Event.message_id, Event.workspace_id, "event")
+
+
+def _connection_with(workspace: Workspace, base_url: str) -> str:
+    """The connection with the instance at a URL."""
+    rows = db.session.execute(
+        sa.select(Connection.public_id, Connection.status)
+        .outerjoin(Peer, Peer.id == Connection.peer_id)
+        .where(Connection.workspace_id == workspace.id, is_visible())
+        .where(sa.func.coalesce(Peer.base_url, Connection.claimed_base_url) == base_url)
+        .order_by(Connection.id.desc())
+    ).all()
+    going = [row for row in rows if row.status not in lifecycle.ENDED]
+    if len(going) > 1:
+        raise Failure(
+            f"Several connections are with {base_url}. `flask connection list` shows their ids.", Exit.USAGE
+        )
+    for row in going or rows:
+        return str(row.public_id)
+    raise Failure(
+        f"Workspace {workspace.slug} has no connection with {base_url}. `flask connection list` shows what "
+        "there is; --workspace chooses another workspace.",
+        Exit.NOT_FOUND,
+    )
 
 
 def _unique(

@@ -7,7 +7,7 @@ from flask import current_app
 from flask.cli import with_appcontext
 from flask_migrate import upgrade
 
-from app import server, supervisor
+from app import metrics, server, supervisor
 from app.access import workspaces
 from app.cli.output import Failure
 from app.config import settings
@@ -43,6 +43,7 @@ def web() -> None:
         listener = server.listen(settings().bind)
     except server.PortTaken as error:
         raise Failure(str(error)) from None
+    _count()
     server.serve(app, settings(), listener)
 
 
@@ -54,6 +55,7 @@ def web() -> None:
 def worker(failing: bool) -> None:
     """Run one worker of the queues; one --failing is needed too. Ends after the job in hand."""
     app = current_app._get_current_object()  # type: ignore[attr-defined]
+    _count()
     workers.run(app, settings(), workers.FAILING if failing else workers.ORDINARY)
 
 
@@ -61,4 +63,10 @@ def worker(failing: bool) -> None:
 @with_appcontext
 def schedule() -> None:
     """Run the scheduler, which finds what is due. A second one does no harm."""
+    _count()
     scheduler.run(current_app._get_current_object())  # type: ignore[attr-defined]
+
+
+def _count() -> None:
+    """Count beside the other processes of this instance."""
+    metrics.start(settings().data_dir / "metrics")

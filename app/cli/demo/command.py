@@ -1,10 +1,12 @@
 """`flask demo`: starts the two instances, tells the story, stays until it is stopped, leaves nothing."""
 
 import signal
+import sys
 import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 import click
@@ -92,13 +94,14 @@ def _say_what_to_try(alpha: DemoInstance, beta: DemoInstance) -> None:
         click.echo(f"          token of `default`  {instance.made['token']}")
         click.echo(f"          token of `{WORKSPACE}`    {instance.token}")
     api = f"{alpha.base_url}/api/v1/federation"
-    publish = '{"eventType":"task.created","payload":{"title":"Mine"}}'
+    event = '{"eventType":"task.created","payload":{"title":"Mine"}}'
+    flask = Path(sys.executable).with_name("flask")
     click.echo(
         "\nThree commands to try:\n"
-        f"   curl -s -H 'Authorization: Bearer {alpha.token}' {api}/connections\n"
         f"   curl -s -H 'Authorization: Bearer {alpha.token}' -H 'Content-Type: application/json' "
-        f"-d '{publish}' {api}/events/publish\n"
-        f"   DATA_DIR={beta.data_dir} BASE_URL={beta.base_url} flask event list --workspace {WORKSPACE}\n"
+        f"-d '{event}' {api}/events/publish\n"
+        f"   {flask} -e {beta.env_file} event show last --workspace {WORKSPACE}\n"
+        f"   {flask} -e {alpha.env_file} connection request {beta.base_url}\n"
         "\nA console in the browser is not there yet. Ctrl-C stops both and removes everything."
     )
 

@@ -70,6 +70,7 @@ class DemoInstance:
         self.base_url = f"http://127.0.0.1:{port}"
         self.log = folder.path / f"{name}.log"
         self.data_dir = folder.path / name
+        self.env_file = folder.path / f"{name}.env"
         self._hold = folder.hold
         self._settings = {
             "BASE_URL": self.base_url,
@@ -85,7 +86,8 @@ class DemoInstance:
         self.token = ""
 
     def make(self) -> None:
-        """Database, keys, first workspace and admin."""
+        """Database, keys, first workspace and admin; and the settings as a file, for `flask -e FILE`."""
+        self.env_file.write_text("".join(f"{name}={value}\n" for name, value in self._settings.items()))
         self.made = self.flask("init")
 
     def start(self) -> None:
