@@ -88,7 +88,7 @@ def initiate_connection(bearer: Bearer, body: Initiate) -> ConnectionDetails:
     answers={200: Listing[ConnectionDetails]},
     problems=(InvalidCursor,),
 )
-def list_all(bearer: Bearer, query: ConnectionQuery) -> Page[ConnectionDetails]:
+def browse_connections(bearer: Bearer, query: ConnectionQuery) -> Page[ConnectionDetails]:
     """List connections, newest first."""
     return list_connections(bearer.workspace_id, status=query.status, limit=query.limit, cursor=query.cursor)
 

@@ -34,7 +34,7 @@ READ = (Scope.EVENTS_READ, Scope.DELIVERIES_WRITE)
     answers={200: Listing[DeliveryDetails]},
     problems=(InvalidCursor,),
 )
-def list_all(bearer: Bearer, query: DeliveryQuery) -> Page[DeliveryDetails]:
+def browse_deliveries(bearer: Bearer, query: DeliveryQuery) -> Page[DeliveryDetails]:
     """List deliveries, newest first.
 
     `held` are those whose connection does not send now: suspended, paused, or waiting for a person.

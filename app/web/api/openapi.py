@@ -120,7 +120,7 @@ def _camel(name: str) -> str:
 
 def _operation(operation: Operation, schemas: _Schemas) -> Schema:
     described: Schema = {
-        "operationId": operation.name,
+        "operationId": _camel(operation.name),
         "tags": [operation.tag],
         "summary": operation.summary,
         "parameters": _parameters(operation),

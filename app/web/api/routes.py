@@ -2,9 +2,9 @@
 
 from flask import Blueprint
 
-from app.web.api import api, connections, docs, events, instance, publishing, subscriptions
+from app.web.api import api, connections, deliveries, docs, events, instance, publishing, subscriptions
 
 #: Kept together with what they declare.
-MODULES = (instance, connections, subscriptions, publishing, events)
+MODULES = (instance, connections, subscriptions, publishing, events, deliveries)
 
 BLUEPRINTS: tuple[Blueprint, ...] = (api.blueprint, docs.bp)
