@@ -68,7 +68,7 @@ def ack_batch(signer: Signer, **members: Any) -> dict[str, Any]:
     )
 
 
-def control(signer: Signer, control_type: str, payload: dict[str, Any], **members: Any) -> dict[str, Any]:
+def control(signer: Signer, control_type: str, payload: dict[str, Any], /, **members: Any) -> dict[str, Any]:
     """A signed control message."""
     return _signed(
         signer,
