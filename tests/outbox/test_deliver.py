@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from app import clock
 from app.database import db, transaction
+from app.federation.identity import signer
 from app.models import (
     Attempt,
     AttemptEntry,
@@ -25,7 +26,7 @@ from app.protocol.messages import AckStatus
 from app.protocol.signing import Signer
 from app.protocol.states import ConnectionStatus, DeliveryState
 from app.transport.errors import DeadlineExceeded
-from tests.exchange import Scene, connect, json_answer, problem_answer, subscribe
+from tests.exchange import connect, json_answer, problem_answer, subscribe
 
 DAY_MS = 86_400_000
 
@@ -79,13 +80,13 @@ def test_numbers_go_on_in_the_next_batch_and_the_next_drain(scene, publish, rows
 
 
 def test_a_batch_stays_below_the_peers_largest_request(scene, publish):
-    change(scene.connection.peer, max_request_bytes=5_000)
+    change(scene.connection.peer, max_request_bytes=4_500)
     publish(5, text="x" * 1_000)
 
     drain(scene.connection.id)
 
     assert [len(batch["events"]) for batch in scene.peer.requests] == [2, 2, 1]
-    assert all(len(orjson.dumps(batch)) <= 5_000 for batch in scene.peer.requests)
+    assert all(len(orjson.dumps(batch)) <= 4_500 for batch in scene.peer.requests)
 
 
 def test_an_event_larger_than_the_peer_takes_is_a_dead_letter_without_a_number(scene, publish, rows):
@@ -210,8 +211,6 @@ def forge_signature(peer: Any, batch: Any) -> Any:
 
 
 def _other_key() -> Any:
-    from app.federation.identity import signer
-
     return signer().private_key
 
 

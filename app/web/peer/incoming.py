@@ -99,7 +99,7 @@ def _named_connection() -> str | None:
 
 
 def _only_connection(sender: Sender) -> Connection:
-    """The sender's only open connection (§7); or its latest ended one, where a repeat is a duplicate still."""
+    """The only open connection of the sender (§7); or its latest ended one, where a repeat is a duplicate."""
     found = db.session.scalars(
         sa.select(Connection)
         .where(
