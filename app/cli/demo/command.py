@@ -47,6 +47,10 @@ def demo(once: bool) -> None:
     with _until_stopped():
         try:
             _run(once)
+        except _Stopped:
+            if once:
+                raise Failure("The demo was stopped before its end. Run it again.") from None
+            click.echo("\nStopped; nothing is left.", err=True)
         except StoryBroken as broken:
             raise Failure(f"The demo went wrong: {broken}. `flask doctor` checks this machine.") from broken
 
@@ -70,19 +74,20 @@ def _run(once: bool) -> None:
 
 def _start(pair: Iterable[DemoInstance]) -> None:
     click.echo("Two instances on this machine, each with its own database, keys and processes.")
+    started = time.monotonic()
     for instance in pair:
-        started = time.monotonic()
         instance.make()
         instance.start()
+    for instance in pair:
         instance.flask("workspace", "create", WORKSPACE)
-        instance.token = instance.flask(
-            "token", "create", "--workspace", WORKSPACE, "--name", "the demo's story"
-        )["token"]
+        made = instance.flask("token", "create", "--workspace", WORKSPACE, "--name", "the demo's story")
+        instance.token = made["token"]
         instance.wait_ready()
         click.echo(
             f"   {instance.name:<6} {instance.base_url}  instance {instance.made['instanceId']}  "
-            f"(ready after {time.monotonic() - started:.1f} s, process group {instance.process_group()})"
+            f"process group {instance.process_group()}"
         )
+    click.echo(f"   both are ready after {time.monotonic() - started:.1f} s")
 
 
 def _say_what_to_try(alpha: DemoInstance, beta: DemoInstance) -> None:
@@ -119,7 +124,7 @@ def _clean_up(pair: Iterable[DemoInstance], folder: Folder) -> None:
 
 @contextmanager
 def _until_stopped() -> Iterator[None]:
-    """Let the ending signals raise _Stopped, and end quietly when it comes."""
+    """Let the ending signals raise _Stopped."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         raise _Stopped
@@ -127,8 +132,6 @@ def _until_stopped() -> Iterator[None]:
     before = {number: signal.signal(number, stop) for number in _ENDING}
     try:
         yield
-    except _Stopped:
-        click.echo("\nStopped; nothing is left.", err=True)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
