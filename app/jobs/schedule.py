@@ -39,7 +39,7 @@ def run(app: Flask, periodic: tuple[Periodic, ...] = PERIODIC) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
-    calls = {job: _load(job.name) for job in periodic}
+    calls = {job: load(job.name) for job in periodic}
     due = {job: time.monotonic() for job in periodic}
     while not stop.is_set():
         job = min(due, key=lambda candidate: due[candidate])
@@ -75,6 +75,7 @@ def _is_ours(job: Periodic) -> bool:
         return True
 
 
-def _load(name: str) -> Callable[[], object]:
+def load(name: str) -> Callable[[], object]:
+    """The function of that dotted name."""
     module, _, function = name.rpartition(".")
     return cast(Callable[[], object], getattr(importlib.import_module(module), function))

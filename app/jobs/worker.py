@@ -17,6 +17,7 @@ from types import FrameType
 import redis
 from flask import Flask
 from rq import Queue, worker_registration
+from rq.exceptions import StopRequested
 from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
@@ -54,6 +55,12 @@ class Worker(SimpleWorker):
         """End after the job in hand, or at once if there is none."""
         self.asked.set()
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
+
+    def check_for_suspension(self, burst: bool) -> None:
+        """Before each job: end if that was asked for before RQ's own handlers were there."""
+        if self.asked.is_set():
+            raise StopRequested
+        super().check_for_suspension(burst)  # type: ignore[no-untyped-call]
 
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
         """Do the job with a fresh `current_app` and database session."""

@@ -14,7 +14,7 @@ MakeInstance = Callable[..., Instance]
 
 @pytest.fixture
 def make_instance(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[MakeInstance]:
-    """make_instance(name, SETTING=...): an instance with its own folder, port and database; stopped at the end."""
+    """make_instance(name, SETTING=...): one with its own folder, port and database; stopped at the end."""
     made: list[Instance] = []
     with contextlib.ExitStack() as databases:
 

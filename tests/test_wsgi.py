@@ -1,0 +1,61 @@
+"""The start: one line and exit code 2 for a setting that cannot be right, and help all the same."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.config import ROOT, SETTINGS
+
+
+def flask(
+    *args: str, program: tuple[str, ...] = ("-m", "flask"), **environ: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command with these settings alone."""
+    ours = {setting.name for setting in SETTINGS}
+    inherited = {name: value for name, value in os.environ.items() if name not in ours}
+    return subprocess.run(
+        [sys.executable, *program, *args],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        cwd=ROOT,
+        env=inherited | {"FLASK_SKIP_DOTENV": "1"} | environ,
+    )
+
+
+def test_a_wrong_setting_stops_a_command_with_one_line(tmp_path: Path) -> None:
+    ended = flask("up", DATA_DIR=str(tmp_path), BASE_URL="nonsense")
+
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    [line] = ended.stderr.splitlines()
+    assert line.startswith("BASE_URL is 'nonsense', which cannot be right. Allowed: http")
+
+
+def test_a_wrong_setting_stops_any_server_that_imports_the_app(tmp_path: Path) -> None:
+    ended = flask(program=("-c", "import wsgi"), DATA_DIR=str(tmp_path), SECRET_KEY="hunter2")
+
+    assert ended.returncode == 2
+    assert ended.stderr == "SECRET_KEY has a value, which cannot be right. Allowed: at least 16 characters.\n"
+
+
+@pytest.mark.parametrize("args", [("--help",), ("up", "--help")])
+def test_help_is_shown_with_a_wrong_setting(tmp_path: Path, args: tuple[str, ...]) -> None:
+    ended = flask(*args, DATA_DIR=str(tmp_path / "none"), WEB_WORKERS="many")
+
+    assert ended.returncode == 0
+    assert "Usage:" in ended.stdout
+    assert ended.stderr == ""
+    assert not (tmp_path / "none").exists()
+
+
+def test_help_lists_what_keeps_an_instance_running(tmp_path: Path) -> None:
+    ended = flask("--help", DATA_DIR=str(tmp_path))
+
+    assert {"up", "worker", "schedule"} <= {
+        line.split()[0] for line in ended.stdout.splitlines() if line.strip()
+    }
