@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from app.protocol import keys
 from app.protocol.errors import InvalidRequest
@@ -21,6 +21,14 @@ def public_pem(private_key) -> str:
         .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
         .decode()
     )
+
+
+def rsa_pem(bits: int, exponent: int = 65537) -> str:
+    """A public key of that size, which nobody holds the private half of."""
+    key = rsa.RSAPublicNumbers(exponent, 2 ** (bits - 1) + 1).public_key()
+    return key.public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    ).decode()
 
 
 def make(
