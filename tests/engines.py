@@ -87,8 +87,11 @@ class PostgreSQL:
 
 
 @contextlib.contextmanager
-def postgresql() -> Iterator[PostgreSQL]:
-    """A running PostgreSQL: that of TEST_DATABASE_URL, else one of our own that ends with the block."""
+def postgresql(durable: bool = False) -> Iterator[PostgreSQL]:
+    """A running PostgreSQL: that of TEST_DATABASE_URL, else one of our own that ends with the block.
+
+    durable: with PostgreSQL's own settings for what survives a power cut, and autovacuum.
+    """
     given = os.environ.get("TEST_DATABASE_URL")
     if given:
         parts = urlsplit(given)
@@ -133,6 +136,9 @@ def postgresql() -> Iterator[PostgreSQL]:
         "max_connections": "200",
         "autovacuum": "off",
     }
+    if durable:
+        for name in ("fsync", "synchronous_commit", "full_page_writes", "autovacuum"):
+            options[name] = "on"
     command = [str(binaries / "postgres"), "-D", str(data)]
     command += [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
     log = (folder / "log").open("wb")

@@ -127,6 +127,11 @@ class Instance:
         pids = [line["pid"] for line in self.log_lines("supervisor.started") if line["part"] == part]
         return int(pids[-1])
 
+    @property
+    def supervisor_pid(self) -> int:
+        """The pid of `flask up`."""
+        return self._running().pid
+
     def pids(self) -> set[int]:
         """All processes that the supervisor ever started, and the supervisor."""
         started = {int(line["pid"]) for line in self.log_lines("supervisor.started")}
