@@ -36,10 +36,13 @@ from sqlalchemy.exc import OperationalError
 
 from app import embedded, metrics, processes, server
 from app.config import Config, split_bind
-from app.jobs import schedule, worker
+from app.jobs import controls, delivery, maintenance, schedule, worker
 from app.protocol.errors import Problem
 
 logger = logging.getLogger(__name__)
+
+#: What workers would load with their first job each: loaded here, it is there once for all of them.
+PRELOADED = (controls, delivery, maintenance)
 
 #: Signals that this process waits for.
 _SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
