@@ -2,7 +2,8 @@
 
     address    which hosts and addresses may be called at all
     wire       one connection to one vetted address, under a deadline and a cap
-    client     the pool of kept-alive connections, with GET and POST
+    adapter    the pool of kept-alive connections, which `requests` sends through
+    client     a session of `requests`, with GET and POST
     peer_api   the calls that the protocol knows, signed where it wants them signed
     errors     everything that can go wrong on the way, as a tree
 

@@ -6,12 +6,14 @@ call, and every byte that comes in is counted against what the caller can take,
 whether it turns out to be head, body, framing or a flood of 1xx. Bodies are
 never inflated.
 
+    tls_context  whom to trust
     open_wire    TCP (and TLS) to the first address that takes us
     exchange     one request out, one answer in; says if the wire can be used again
 """
 
 import http.client
 import io
+import os
 import re
 import select
 import socket
@@ -175,6 +177,18 @@ class _Stream(io.BufferedReader):
 
     def close(self) -> None:
         pass
+
+
+def tls_context(ca_file: str | os.PathLike[str] | None) -> ssl.SSLContext:
+    """TLS 1.2 or later, certificate required and checked for the name."""
+    # Not create_default_context: that one writes session keys to a file if SSLKEYLOGFILE says so.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    context.load_default_certs()
+    if ca_file is not None:
+        context.load_verify_locations(cafile=ca_file)
+    return context
 
 
 def open_wire(
