@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 #: Headers of the transport signature, kept with a stranger's request.
 _SIGNATURE_HEADERS = ("Content-Digest", "Signature-Input", "Signature")
-#: How much of a body that is too large is read, so that its sender sees the answer and no broken pipe.
+#: A body that is only a little too large is read, so that its sender sees the answer and no broken pipe.
 _DRAIN_BYTES = 4 * MAX_REQUEST_BYTES
 
 Message = TypeVar("Message")
@@ -209,7 +209,8 @@ def _read_body(incoming: Request) -> bytes:
     """The body, if it is small enough as declared and as it really is."""
     declared = incoming.content_length
     if declared is not None and declared > MAX_REQUEST_BYTES:
-        incoming.stream.read(min(declared, _DRAIN_BYTES))
+        if declared <= _DRAIN_BYTES:
+            incoming.stream.read(declared)
         raise TooLarge(f"A request has at most {MAX_REQUEST_BYTES} bytes.")
     raw = incoming.stream.read(MAX_REQUEST_BYTES + 1)
     if len(raw) > MAX_REQUEST_BYTES:
