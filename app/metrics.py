@@ -40,7 +40,7 @@ class _Store:
         self._process = 0
         self._files: dict[str, Any] = {}
 
-    def start(self, directory: Path) -> None:
+    def start(self, directory: Path | None) -> None:
         with self._lock:
             self._close()
             self._directory = directory
@@ -131,6 +131,11 @@ def start(directory: Path, fresh: bool = False) -> None:
         for file in directory.glob("*.db"):
             file.unlink(missing_ok=True)
     _store.start(directory)
+
+
+def stop() -> None:
+    """Write nothing from now on."""
+    _store.start(None)
 
 
 class Gauge(NamedTuple):

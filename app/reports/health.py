@@ -213,7 +213,7 @@ def gauges() -> Iterator[Gauge]:
 def _connections() -> Gauge:
     counted: dict[tuple[str, ...], float] = {(status.value,): 0 for status in ConnectionStatus}
     rows = db.session.execute(sa.select(Connection.status, sa.func.count()).group_by(Connection.status))
-    counted |= {(status.value,): count for status, count in rows.tuples()}
+    counted |= {(status.value,): count for status, count in rows}
     return Gauge("tidings_connections", "Connections by status.", counted, ("status",))
 
 

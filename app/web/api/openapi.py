@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
 
 from app.errors import MissingScope, Unauthenticated
 from app.protocol.errors import (
@@ -50,6 +51,13 @@ _LINK: Schema = {
 _RETRY_AFTER: Schema = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds to wait."}}
 
 
+class _Untitled(GenerateJsonSchema):
+    """A title that only says the member's name again in worse spelling is left out."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
 class _Schemas:
     """All types of the document, named once."""
 
@@ -61,6 +69,7 @@ class _Schemas:
         self._found, definitions = TypeAdapter.json_schemas(
             [(key, mode, TypeAdapter(kind)) for (key, mode), kind in wanted.items()],
             ref_template="#/components/schemas/{model}",
+            schema_generator=_Untitled,
         )
         self.definitions: Schema = definitions.get("$defs", {})
 
@@ -163,7 +172,9 @@ def _parameters(operation: Operation) -> list[Schema]:
 def _query_parameters(query: type[BaseModel] | None) -> list[Schema]:
     if query is None:
         return []
-    properties: Mapping[str, Schema] = query.model_json_schema(mode="validation").get("properties", {})
+    properties: Mapping[str, Schema] = query.model_json_schema(
+        mode="validation", schema_generator=_Untitled
+    ).get("properties", {})
     found = []
     for name, schema in properties.items():
         schema = _without_null(schema)

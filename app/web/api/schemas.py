@@ -219,6 +219,15 @@ class DiscardDeliveries(Body):
 
 # CloudEvents 1.0, as far as they are taken
 
+
+def _is_json(text: str) -> str:
+    media_type, _, parameter = text.lower().replace(" ", "").replace('"', "").partition(";")
+    if media_type != "application/json" or parameter not in ("", "charset=utf-8"):
+        raise PydanticCustomError("format", "must be application/json")
+    return text
+
+
+JsonType = Annotated[str, AfterValidator(_is_json)]
 CloudEventText = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
@@ -232,9 +241,7 @@ class CloudEvent(Body):
     data: dict[str, Any]
     subject: str | None = None
     dataschema: str | None = None
-    datacontenttype: (
-        Annotated[str, Field(pattern=r"(?i)^application/json\s*(;\s*charset=\"?utf-8\"?\s*)?$")] | None
-    ) = None
+    datacontenttype: JsonType | None = Field(None, description="application/json, if given.")
     time: Moment | None = Field(None, description="Checked and not kept.")
     traceparent: (
         Annotated[str, Field(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")] | None

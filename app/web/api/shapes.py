@@ -1,6 +1,6 @@
 """What calls answer beside the details that `app.reports.details` names."""
 
-from typing import Generic, TypeVar
+from typing import Generic, NotRequired, TypeVar
 
 from typing_extensions import TypedDict
 
@@ -101,7 +101,7 @@ class FieldProblem(TypedDict):
     detail: str
 
 
-class ProblemDocument(TypedDict, total=False):
+class ProblemDocument(TypedDict):
     """RFC 9457: why a call was refused."""
 
     type: str
@@ -111,4 +111,4 @@ class ProblemDocument(TypedDict, total=False):
     code: str
     retryable: bool
     requestId: str | None
-    errors: list[FieldProblem]
+    errors: NotRequired[list[FieldProblem]]
