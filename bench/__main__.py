@@ -124,8 +124,9 @@ def _show(figure: Figure) -> None:
     ratio = "" if figure.ratio is None else f"{figure.ratio:.2f} x"
     verdict = {None: "", True: "met", False: "MISSED"}[figure.is_met]
     measured = f"{figure.measured:,.2f}" if figure.measured < 100 else f"{figure.measured:,.0f}"
-    print(  # noqa: T201 - the table is what it is for
-        f"{figure.engine:<10} {figure.name:<48} {measured:>10} {figure.unit:<4} {ratio:>7} {wanted:>8} {verdict}",
+    print(
+        f"{figure.engine:<10} {figure.name:<46} {measured:>9} {figure.unit:<4} {ratio:>7} {wanted:>8}"
+        f" {verdict}",
         flush=True,
     )
 

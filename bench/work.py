@@ -185,7 +185,7 @@ class Pair:
         return sum(probe.memory_mb(self._root(self.alpha)).values())
 
     def growth_while_draining(self, waiting: int) -> float:
-        """Most MB that any process of either instance grew by while so many waiting deliveries were drained."""
+        """Most MB that a process of either instance grew by while so many deliveries were drained."""
         for connection in self.connections:
             self.alpha.post(f"/connections/{connection}/pause", {"direction": "outgoing"})
         size = min(waiting, 500)
