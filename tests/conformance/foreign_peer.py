@@ -833,7 +833,7 @@ class ForeignPeer:
         headers = transport.apply(self.key, self.instance_id, base_url + path, raw)
         return exchange(base_url, transport.method, path, headers, raw)
 
-    def control_message(self, link: Link, kind: str, payload: Message, **members: Any) -> Message:
+    def control_message(self, link: Link, kind: str, payload: Message, /, **members: Any) -> Message:
         """A signed control message with the next number; `members` replace or add."""
         link.control_sequence += 1
         message = {
@@ -856,7 +856,7 @@ class ForeignPeer:
             self.check_ack("control-ack", answer, link, message["messageId"])
         return answer
 
-    def control(self, link: Link, kind: str, payload: Message | None = None, **members: Any) -> Answer:
+    def control(self, link: Link, kind: str, payload: Message | None = None, /, **members: Any) -> Answer:
         """Make a control message and send it."""
         return self.send_control(link, self.control_message(link, kind, payload or {}, **members))
 
@@ -976,7 +976,7 @@ class ForeignPeer:
 
     # --- events ---
 
-    def event(self, event_type: str, payload: Message | None = None, **members: Any) -> Message:
+    def event(self, event_type: str, payload: Message | None = None, /, **members: Any) -> Message:
         """A signed event; `members` replace or add."""
         message = {
             "messageId": new_id(),

@@ -127,11 +127,10 @@ def test_a_duplicate_counts_as_delivered(bond: Bond) -> None:
         Reply(302, b"", (("Location", "/api/v1/federation/incoming/event"),)),
         Reply(308, b"", (("Location", "/elsewhere"),)),
         Reply(400, b"not a problem"),
-        Reply(closes=True),
         Reply(200, b"x" * (1024 * 1024 + 1)),
         problem("no_such_code", status=599),
     ],
-    ids=lambda answer: f"{answer.status}-{len(answer.body)}-{answer.closes}",
+    ids=lambda answer: f"{answer.status}-{len(answer.body)}",
 )
 def test_a_request_that_failed_goes_again_with_the_same_events(bond: Bond, answer: Reply) -> None:
     bond.listen()
@@ -150,6 +149,20 @@ def test_a_request_that_failed_goes_again_with_the_same_events(bond: Bond, answe
     assert second.value["batchId"] != first.value["batchId"]
     delivered = bond.wait_for_delivery(published, "delivered")
     assert [one["number"] for one in delivered["attempts"]][-1:] == [2] or len(delivered["attempts"]) >= 1
+
+
+def test_an_answer_that_never_comes_is_a_failure(bond: Bond) -> None:
+    bond.listen()
+    bond.peer.always_answer(EVENTS, Reply(closes=True))
+    published = bond.publish()
+    waiting = bond.wait_for_failure(published)
+
+    bond.peer.answer_as_usual()
+    bond.act("retry-now")
+
+    assert waiting["status"] == "pending"
+    bond.wait_for_delivery(published, "delivered")
+    assert {tuple(one.sequences) for one in bond.peer.seen(EVENTS)} == {(1,)}
 
 
 def test_after_a_failure_the_order_is_kept(bond: Bond) -> None:
@@ -256,7 +269,7 @@ def ack(bond: Bond, request: Received, **members: Any) -> Message:
         }
         for entry in request.value["events"]
     ]
-    return bond.peer.ack_batch(bond.link, request.value, acks, **members)
+    return bond.peer.ack_batch(bond.link, request.value, members.pop("acks", acks), **members)
 
 
 def without_signature(message: Message) -> Message:
@@ -687,10 +700,7 @@ def test_one_request_is_in_flight_and_both_directions_are_independent(bond: Bond
 
     bond.peer.answer_with(EVENTS, slowly)
     first = bond.publish()
-    bond.peer.wait_until(
-        lambda: any(lane[0] == "events" and count for lane, count in bond.peer._in_flight.items()),
-        "in flight",
-    )
+    wait_for(lambda: bond.peer.is_busy(bond.link), "a batch is in flight")
 
     second = bond.publish()
     incoming = bond.peer.publish(bond.link, bond.peer.event(f"{bond.topic}.x"))

@@ -78,6 +78,7 @@ def test_unsent_deliveries_are_withdrawn_with_the_subscription(bond: Bond, verb:
     bond.peer.always_answer(EVENTS, problem("overloaded", retry_after="60"))
     numbered = bond.publish()
     bond.take_batch()
+    bond.wait_for_failure(numbered)
 
     if verb == "cancel":
         bond.peer.end_subscription(bond.link, subscription, "cancel")

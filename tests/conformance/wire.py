@@ -193,6 +193,8 @@ class Transport:
     key_id: str | None = None
     instance_id: str | None = None
     created: int | str | None = None
+    #: Seconds ago that it was signed.
+    age_s: int = 0
     nonce: str | None = None
     tag: str = "tidings"
     alg: str | None = None
@@ -229,7 +231,7 @@ class Transport:
         return [(name, value) for name, value in headers if name not in self.without] + self.headers
 
     def parameters(self, key: Key, instance_id: str) -> str:
-        created = int(time.time()) if self.created is None else self.created
+        created = int(time.time()) - self.age_s if self.created is None else self.created
         nonce = secrets.token_urlsafe(18) if self.nonce is None else self.nonce
         alg = f';alg="{self.alg}"' if self.alg else ""
         key_id = f"{instance_id}#{self.key_id or key.key_id}"
