@@ -42,7 +42,7 @@ SCALARS = st.one_of(st.none(), st.booleans(), st.integers(-MAX_INTEGER, MAX_INTE
 VALUES = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(TEXTS, inner, max_size=6),
-    max_leaves=25,
+    max_leaves=12,
 )
 
 
@@ -50,13 +50,13 @@ VALUES = st.recursive(
 @example({"\U00010000": 1, "\uffff": 2})
 @example({"a😀": "\uffff", "b": 0.001})
 @example([1e16 / 2, 2.0**53 - 1, -(2.0**53 - 1)])
-@settings(max_examples=400)
+@settings(max_examples=250)
 def test_canonical_is_rfc_8785(value):
     assert canonical(value) == rfc8785.dumps(value)
 
 
 @given(st.floats(1e-3, MAX_INTEGER).filter(lambda number: not number.is_integer()))
-@settings(max_examples=400)
+@settings(max_examples=250)
 def test_fractions_of_ordinary_size_need_no_slow_path(number):
     assert module._write_fast([number, -number]) == rfc8785.dumps([number, -number])
 
@@ -75,7 +75,7 @@ def test_ordinary_messages_need_no_slow_path(monkeypatch):
 
 
 @given(VALUES)
-@settings(max_examples=400)
+@settings(max_examples=250)
 def test_what_was_written_is_read_again(value):
     again = loads(canonical([value]))
 
@@ -95,7 +95,7 @@ PIECES = st.sampled_from(
 @example('[1e16,"a"]')
 @example('{"e16":1e17}')
 @example('["a\\\\u0000"]')
-@settings(max_examples=400)
+@settings(max_examples=250)
 def test_fast_reading_accepts_only_what_strict_reading_does(text):
     try:
         expected = module._loads_strictly(text.encode())
@@ -107,7 +107,7 @@ def test_fast_reading_accepts_only_what_strict_reading_does(text):
 
 
 @given(st.binary(max_size=12))
-@settings(max_examples=400)
+@settings(max_examples=250)
 def test_any_bytes_are_read_or_refused(raw):
     try:
         value = loads(raw)
