@@ -1,0 +1,200 @@
+"""`flask demo`: it tells the story, checks it, and leaves nothing, however it ends."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.config import ROOT, SETTINGS
+from tests.engines import until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+#: Longest time for a demo on a busy machine, s.
+DEMO_S = 120
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[list["subprocess.Popen[str]"]]:
+    """Demos that a test started; killed at the end if they still run."""
+    demos: list[subprocess.Popen[str]] = []
+    yield demos
+    for demo in demos:
+        demo.kill()
+        demo.communicate()
+
+
+def start(
+    started: list["subprocess.Popen[str]"], folder: Path, *args: str, **environ: str
+) -> "subprocess.Popen[str]":
+    ours = {setting.name for setting in SETTINGS}
+    inherited = {name: value for name, value in os.environ.items() if name not in ours}
+    demo = subprocess.Popen(
+        [sys.executable, "-u", "-m", "flask", "demo", *args],
+        cwd=ROOT,
+        env=inherited | {"FLASK_SKIP_DOTENV": "1", "DATA_DIR": str(folder)} | environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    started.append(demo)
+    return demo
+
+
+def read_until(demo: "subprocess.Popen[str]", words: str) -> str:
+    """What it says up to the line with these words."""
+    assert demo.stdout is not None
+    said = ""
+    for line in demo.stdout:
+        said += line
+        if words in line:
+            return said
+    assert demo.stderr is not None
+    raise AssertionError(f"the demo never said {words!r} but\n{said}\n{demo.stderr.read()}")
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Command lines or settings of all processes that name the folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            text = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
+            state = (process / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if os.fsencode(folder) in text and state != "Z":
+            found.append(text.decode(errors="replace"))
+    return found
+
+
+def nothing_is_left(folder: Path) -> bool:
+    return not processes_of(folder) and not (folder / "demo").exists()
+
+
+def test_the_story_is_told_checked_and_cleaned_up(
+    started: list["subprocess.Popen[str]"], tmp_path: Path
+) -> None:
+    demo = start(started, tmp_path, "--once")
+
+    said, complaints = demo.communicate(timeout=DEMO_S)
+
+    assert demo.returncode == 0, complaints
+    assert complaints == ""
+    assert re.search(r"pairing code( \d{5}){6}\n", said)
+    assert said.count("ack      stored, signed by k-") == 3
+    assert "nobody subscribed" in said
+    assert re.search(r"[\d,]+ events/s, in order, none missing, none twice", said)
+    assert nothing_is_left(tmp_path)
+
+
+def test_ports_that_are_taken_are_left_alone(started: list["subprocess.Popen[str]"], tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            other.bind(("127.0.0.1", 8101))
+            other.listen()
+        except OSError:
+            pass  # Somebody else has it, which is as good.
+
+        demo = start(started, tmp_path, "--once")
+        said, complaints = demo.communicate(timeout=DEMO_S)
+
+    assert demo.returncode == 0, complaints
+    assert "http://127.0.0.1:8101" not in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_and_nothing_is_left(
+    started: list["subprocess.Popen[str]"], tmp_path: Path, number: int
+) -> None:
+    demo = start(started, tmp_path)
+    said = read_until(demo, "Ctrl-C stops both")
+
+    demo.send_signal(number)
+    _, complaints = demo.communicate(timeout=60)
+
+    assert demo.returncode == 0
+    assert complaints == "\nStopped; nothing is left.\n"
+    assert nothing_is_left(tmp_path)
+    assert said.count("tdg_") >= 4
+
+
+def test_a_demo_that_is_stopped_in_the_middle_says_so(
+    started: list["subprocess.Popen[str]"], tmp_path: Path
+) -> None:
+    demo = start(started, tmp_path, "--once")
+    read_until(demo, "1  Shake hands")
+
+    demo.send_signal(signal.SIGTERM)
+    _, complaints = demo.communicate(timeout=60)
+
+    assert demo.returncode == 1
+    assert "Error: The demo was stopped" in complaints
+    assert nothing_is_left(tmp_path)
+
+
+def test_a_demo_that_is_killed_leaves_nothing_either(
+    started: list["subprocess.Popen[str]"], tmp_path: Path
+) -> None:
+    demo = start(started, tmp_path)
+    read_until(demo, "both are ready")
+    assert len(processes_of(tmp_path)) > 8
+
+    demo.kill()
+    demo.communicate()
+
+    assert until(lambda: nothing_is_left(tmp_path), "all to end", 60)
+
+
+def test_the_commands_that_it_offers_work(started: list["subprocess.Popen[str]"], tmp_path: Path) -> None:
+    demo = start(started, tmp_path)
+    said = read_until(demo, "Ctrl-C stops both")
+    [offered] = re.findall(r"Three commands to try:\n(.*?)\n\n", said, re.DOTALL)
+
+    answers = [
+        subprocess.run(
+            ["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+        )
+        for line in offered.splitlines()
+    ]
+
+    assert [answer.returncode for answer in answers] == [0, 0, 0], answers
+    assert '"deliveries":1' in answers[0].stdout
+    assert "task.created" in answers[1].stdout or "task.progress" in answers[1].stdout
+    assert "requested" in answers[2].stdout
+
+
+def test_it_does_not_run_beside_a_public_instance(
+    started: list["subprocess.Popen[str]"], tmp_path: Path
+) -> None:
+    demo = start(started, tmp_path, BASE_URL="https://tidings.example.org")
+
+    said, complaints = demo.communicate(timeout=60)
+
+    assert demo.returncode == 1
+    assert said == ""
+    assert "https://tidings.example.org" in complaints
+
+
+def test_settings_of_the_person_who_runs_it_do_not_reach_it(
+    started: list["subprocess.Popen[str]"], tmp_path: Path
+) -> None:
+    theirs = tmp_path / "theirs.db"
+
+    demo = start(
+        started, tmp_path / "data", "--once",
+        DATABASE_URL=f"sqlite:///{theirs}", REDIS_URL="redis://127.0.0.1:1", INSTANCE_NAME="production",
+    )  # fmt: skip
+    said, complaints = demo.communicate(timeout=DEMO_S)
+
+    assert demo.returncode == 0, complaints
+    assert "production" not in said
+    assert not theirs.exists()
