@@ -4,10 +4,10 @@ import orjson
 import sqlalchemy as sa
 
 from app.database import db
-from app.models import Connection, Direction, Subscription, Workspace
+from app.models import Connection, Direction, Subscription
 from app.protocol.errors import NotFound
 from app.protocol.states import SubscriptionStatus
-from app.reports.connections import row_number
+from app.reports.connections import row_number, workspace_public_id
 from app.reports.details import SubscriptionDetails
 from app.reports.paging import ListKey, Page, check_limit, cut, read_cursor, write_cursor
 from app.reports.times import rfc3339
@@ -49,7 +49,8 @@ def get_event_subscriptions(
         query = query.where(Subscription.id < after[0])
     query = query.order_by(Subscription.id.desc()).limit(check_limit(limit) + 1)
     rows, more = cut(db.session.execute(query).all(), limit)
-    data = [_details(*row) for row in rows]
+    workspace = workspace_public_id(workspace_id) if rows else ""
+    data = [_details(*row, workspace) for row in rows]
     return Page(data, write_cursor(key, [rows[-1][0].id]) if more else None, more)
 
 
@@ -60,7 +61,7 @@ def get_subscription_details(workspace_id: int, public_id: str) -> SubscriptionD
     ).one_or_none()
     if row is None:
         raise NotFound("There is no such subscription in this workspace.")
-    return _details(*row)
+    return _details(*row, workspace_public_id(workspace_id))
 
 
 def subscription_details(subscription: Subscription) -> SubscriptionDetails:
@@ -68,11 +69,10 @@ def subscription_details(subscription: Subscription) -> SubscriptionDetails:
     return get_subscription_details(subscription.workspace_id, subscription.public_id)
 
 
-def _shown() -> sa.Select[Subscription, str, str]:
+def _shown() -> sa.Select[Subscription, str]:
     return (
-        sa.select(Subscription, Connection.public_id, Workspace.public_id)
+        sa.select(Subscription, Connection.public_id)
         .join(Connection, Connection.id == Subscription.connection_id)
-        .join(Workspace, Workspace.id == Subscription.workspace_id)
         .execution_options(populate_existing=True)
     )
 
