@@ -99,23 +99,28 @@ def process_event_ack(connection: Connection, ack: VerifiedEventAck | VerifiedAc
     return len(changed)
 
 
+_DELIVER = (
+    sa.update(_DELIVERY)
+    .where(
+        _DELIVERY.c.id.in_(sa.bindparam("ids", expanding=True)),
+        _DELIVERY.c.state != DeliveryState.DELIVERED,
+    )
+    .values(
+        state=DeliveryState.DELIVERED, delivered_at=sa.bindparam("now"), error_code=None, error_detail=None
+    )
+)
+_DELIVER_BY = _DELIVER.values(attempt_id=sa.bindparam("attempt"))
+
+
 def mark_delivered(delivery_ids: Sequence[int], now: int, attempt_id: int | None = None) -> None:
     """The peer has them, whatever was thought before."""
     if not delivery_ids:
         return
-    values: dict[str, Any] = {
-        "state": DeliveryState.DELIVERED,
-        "delivered_at": now,
-        "error_code": None,
-        "error_detail": None,
-    }
-    if attempt_id is not None:
-        values["attempt_id"] = attempt_id
-    db.session.connection().execute(
-        sa.update(_DELIVERY)
-        .where(_DELIVERY.c.id.in_(delivery_ids), _DELIVERY.c.state != DeliveryState.DELIVERED)
-        .values(**values)
-    )
+    parameters = {"ids": list(delivery_ids), "now": now}
+    if attempt_id is None:
+        db.session.connection().execute(_DELIVER, parameters)
+    else:
+        db.session.connection().execute(_DELIVER_BY, {**parameters, "attempt": attempt_id})
 
 
 def mark_dead(delivery_ids: Sequence[int], code: str, detail: str, attempt_id: int | None = None) -> None:

@@ -5,7 +5,7 @@ more are finished on the way: too old, too large for the peer, or covered by no 
 `transaction()` with the connection's lease held, which also locks the connection's row.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -70,6 +70,8 @@ class Claim(NamedTuple):
 
 
 _Row = Any
+#: A row, and the bytes of its event on the wire.
+_Sized = tuple[_Row, int]
 
 
 def _due(numbered: bool) -> sa.Select[Any]:
@@ -159,48 +161,44 @@ def _read_due(connection_id: int, now: int, most: int) -> list[_Row]:
     return rows
 
 
-def _finish_hopeless(target: Target, rows: Sequence[_Row], patterns: frozenset[str], now: int) -> list[_Row]:
-    """Finish what cannot be sent any more; the rest is returned."""
-
-    def is_too_old(row: _Row) -> bool:
+def _finish_hopeless(
+    target: Target, rows: Sequence[_Row], patterns: frozenset[str], now: int
+) -> list[_Sized]:
+    """Finish what cannot be sent any more; the rest is returned, with the size that each has on the wire."""
+    oldest = now - MAX_RETRY_AGE_MS
+    largest = min(target.max_event_bytes, target.max_request_bytes - _ENVELOPE_BYTES - _ENTRY_BYTES)
+    granted = {
+        event_type: is_granted(event_type, patterns) for event_type in {row.event_type for row in rows}
+    }
+    good: list[_Sized] = []
+    bad: dict[finish.Ending, list[_Row]] = {}
+    for row in rows:
+        body = row.body
+        size = event_size(body if body.isascii() else body.encode(), row.signature)
         # Whoever asked for an old one to be sent again gets one more try.
-        return row.trigger == "auto" and bool(row.timestamp < now - MAX_RETRY_AGE_MS)
-
-    def is_too_large(row: _Row) -> bool:
-        size = _wire_size(row)
-        return size > target.max_event_bytes or (
-            size + _ENTRY_BYTES + _ENVELOPE_BYTES > target.max_request_bytes
-        )
-
-    def is_ungranted(row: _Row) -> bool:
-        return not is_granted(row.event_type, patterns)
-
-    good = list(rows)
-    checks: list[tuple[Callable[[_Row], bool], finish.Ending]] = [
-        (is_too_old, finish.EXPIRED),
-        (is_ungranted, finish.WITHDRAWN),
-        (is_too_large, finish.TOO_LARGE),
-    ]
-    for is_hopeless, ending in checks:
-        bad = [row for row in good if is_hopeless(row)]
-        if bad:
-            finish.finish(target.connection_id, bad, ending)
-            good = [row for row in good if not is_hopeless(row)]
+        if row.timestamp < oldest and row.trigger == "auto":
+            bad.setdefault(finish.EXPIRED, []).append(row)
+        elif not granted[row.event_type]:
+            bad.setdefault(finish.WITHDRAWN, []).append(row)
+        elif size > largest:
+            bad.setdefault(finish.TOO_LARGE, []).append(row)
+        else:
+            good.append((row, size))
+    for ending, hopeless in bad.items():
+        finish.finish(target.connection_id, hopeless, ending)
     return good
 
 
-def _wire_size(row: _Row) -> int:
-    return event_size(row.body if row.body.isascii() else row.body.encode(), row.signature)
-
-
-def _fitting(rows: Sequence[_Row], max_request_bytes: int) -> list[_Row]:
-    """As many of the first rows as one request may carry, at least one."""
+def _fitting(rows: Sequence[_Sized], max_request_bytes: int) -> list[_Row]:
+    """As many of the first rows as one request may carry; each fits alone."""
     left = max_request_bytes - _ENVELOPE_BYTES
-    for place, row in enumerate(rows):
-        left -= _wire_size(row) + _ENTRY_BYTES
+    fitting: list[_Row] = []
+    for row, size in rows:
+        left -= size + _ENTRY_BYTES
         if left < 0:
-            return list(rows[: max(place, 1)])
-    return list(rows)
+            break
+        fitting.append(row)
+    return fitting
 
 
 _SENDING = {

@@ -4,8 +4,8 @@
     └ one transaction ┘  HTTP    └─ one transaction ─┘             └ one ┘
 
 No transaction is open across HTTP. One drain per connection holds the lease, whatever the queue does; a
-drain that dies leaves rows in `sending`, which the next one makes wait again. The claim that finds nothing
-and the release are one transaction that holds the connection's row, so that no wake-up falls between them.
+drain that dies leaves rows in `sending`, which the next one makes wait again. Whoever publishes while a
+drain has the lease wakes nobody, so after it gave the lease back the drain looks once more.
 """
 
 import logging
@@ -19,7 +19,7 @@ from app.federation.outside import client
 from app.federation.peers import message_key
 from app.outbox import lease
 from app.outbox.acknowledge import NotAnAck, read_ack_batch
-from app.outbox.claim import Batch, claim
+from app.outbox.claim import Batch, claim, has_due
 from app.outbox.record import Reply, record_acked, record_failed
 from app.outbox.target import Target, read_target
 from app.protocol.errors import read_problem
@@ -57,6 +57,7 @@ class _Drain:
         self.owner = new_owner()
         self.most: int | None = None
         self.more = False
+        self.released = False
         self.acknowledged = 0
         self.until = monotonic() + RUN_S
         self._keys: dict[str, KeyRecord | None] = {}
@@ -68,7 +69,7 @@ class _Drain:
             target, batch = work
             reply = self._send(target, batch)
             work = self._record(target, batch, reply)
-        if self.more:
+        if self.more or (self.released and self._has_due()):
             wake_drain(self.connection_id, failing=False)
         return self.acknowledged
 
@@ -87,8 +88,15 @@ class _Drain:
             if found.batch is not None:
                 return target, found.batch
             self.more = found.more
+            # Whoever published meanwhile saw the lease and woke nobody.
+            self.released = True
         lease.release(self.connection_id, self.owner)
         return None
+
+    def _has_due(self) -> bool:
+        found = has_due(self.connection_id, now_ms())
+        db.session.rollback()
+        return found
 
     def _send(self, target: Target, batch: Batch) -> Reply:
         started_at, started = now_ms(), monotonic()

@@ -1,6 +1,8 @@
 """Dispatch: after the commit, wake the drains of the connections that got something to send.
 
-Best effort. The rows are the truth: if Redis is away, the sweep finds them when it looks next.
+Best effort. The rows are the truth: if Redis is away, the sweep finds them when it looks next. A connection
+whose drain runs is not woken, since a job costs more than most events: the drain looks once more after it
+gave its lease back, and whoever still saw the lease had committed before that.
 """
 
 from collections.abc import Iterable
@@ -9,12 +11,23 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
-from app.database import db
+from app.clock import now_ms
+from app.database import db, table_of
 from app.models import Connection
+from app.outbox.target import sending_clause
 from app.queue import wake_drain
 
-#: Where a session keeps {connection id: has failures} until its transaction ends.
+#: Where a session keeps the ids of connections to wake until its transaction ends.
 _WAITING = "tidings_wake_drains"
+
+_CONNECTION = table_of(Connection)
+
+_IDLE = sa.select(_CONNECTION.c.id, _CONNECTION.c.failures).where(
+    _CONNECTION.c.id.in_(sa.bindparam("ids", expanding=True)),
+    sending_clause(),
+    _CONNECTION.c.retry_at <= sa.bindparam("now"),
+    sa.or_(_CONNECTION.c.drain_owner.is_(None), _CONNECTION.c.drain_lease_until < sa.bindparam("now")),
+)
 
 
 def wake(connection_ids: Iterable[int]) -> None:
@@ -22,18 +35,19 @@ def wake(connection_ids: Iterable[int]) -> None:
 
     Called inside `transaction()`; joins the outermost one. A rollback forgets them.
     """
-    ids = sorted(set(connection_ids))
-    if not ids:
-        return
-    rows = db.session.execute(sa.select(Connection.id, Connection.failures).where(Connection.id.in_(ids)))
-    waiting = db.session().info.setdefault(_WAITING, {})
-    waiting.update((connection_id, failures > 0) for connection_id, failures in rows)
+    db.session().info.setdefault(_WAITING, set()).update(connection_ids)
 
 
 @event.listens_for(db.session, "after_commit")
 def _wake_now(session: Session) -> None:
-    for connection_id, failing in session.info.pop(_WAITING, {}).items():
-        wake_drain(connection_id, failing=failing)
+    ids = session.info.pop(_WAITING, None)
+    if not ids:
+        return
+    # By a connection of its own: the session is between two transactions here.
+    with db.engine.connect() as connection:
+        idle = connection.execute(_IDLE, {"ids": sorted(ids), "now": now_ms()}).all()
+    for connection_id, failures in idle:
+        wake_drain(connection_id, failing=failures > 0)
 
 
 @event.listens_for(db.session, "after_rollback")

@@ -36,6 +36,11 @@ _CURRENT = (
 )
 
 
+_THIS = sa.update(_STREAM).where(_STREAM.c.id == sa.bindparam("stream"))
+_ADVANCE = _THIS.values(head_sequence=sa.bindparam("to"))
+_NOTE_CONTIGUOUS = _THIS.values(contiguous=sa.bindparam("to"))
+
+
 def current_counter(connection_id: int) -> Counter:
     """The current stream, made if there is none. Called with the connection locked."""
     row = db.session.connection().execute(_CURRENT, {"connection_id": connection_id}).one_or_none()
@@ -44,16 +49,12 @@ def current_counter(connection_id: int) -> Counter:
 
 def advance(counter: Counter, head: int) -> None:
     """Note the last number given."""
-    db.session.connection().execute(
-        sa.update(_STREAM).where(_STREAM.c.id == counter.stream_id).values(head_sequence=head)
-    )
+    db.session.connection().execute(_ADVANCE, {"stream": counter.stream_id, "to": head})
 
 
 def note_contiguous(stream_id: int, contiguous: int) -> None:
     """Note the peer's own word for what it has."""
-    db.session.connection().execute(
-        sa.update(_STREAM).where(_STREAM.c.id == stream_id).values(contiguous=contiguous)
-    )
+    db.session.connection().execute(_NOTE_CONTIGUOUS, {"stream": stream_id, "to": contiguous})
 
 
 def new_epoch(connection_id: int) -> Counter:

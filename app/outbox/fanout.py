@@ -4,7 +4,7 @@ The publisher filters: what no active grant covers never becomes a delivery. An 
 subscriptions of one connection cover is sent once.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import sqlalchemy as sa
 
@@ -45,7 +45,9 @@ _DELIVER = sa.insert(_DELIVERY).from_select(
         sa.literal("auto", sa.String),
         _EVENT.c.created_at,
     )
-    .where(_EVENT.c.id.in_(sa.bindparam("event_ids", expanding=True)))
+    .where(
+        _EVENT.c.message_id.in_(sa.bindparam("message_ids", expanding=True)), _EVENT.c.connection_id.is_(None)
+    )
     .order_by(_EVENT.c.id),
     include_defaults=False,
 )
@@ -57,11 +59,10 @@ def subscribers(workspace_id: int, event_types: Iterable[str]) -> dict[str, list
     return {event_type: sorted(set(matcher.find(event_type))) for event_type in set(event_types)}
 
 
-def store_deliveries(event_ids: Mapping[int, Iterable[int]]) -> None:
-    """Store a delivery of each event {connection id: event ids}, one statement a connection."""
+def store_deliveries(message_ids: Mapping[int, Sequence[str]]) -> None:
+    """Store a delivery of each event of ours {connection id: messageIds}, one statement a connection."""
     connection = db.session.connection()
-    for connection_id, ids in event_ids.items():
-        listed = list(ids)
-        for start in range(0, len(listed), _PAGE):
-            page = listed[start : start + _PAGE]
-            connection.execute(_DELIVER, {"to_connection": connection_id, "event_ids": page})
+    for connection_id, ids in message_ids.items():
+        for start in range(0, len(ids), _PAGE):
+            page = ids[start : start + _PAGE]
+            connection.execute(_DELIVER, {"to_connection": connection_id, "message_ids": page})

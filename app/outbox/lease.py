@@ -13,6 +13,22 @@ LEASE_MS = 30_000
 _CONNECTION = table_of(Connection)
 _DELIVERY = table_of(Delivery)
 
+_THIS = sa.update(_CONNECTION).where(_CONNECTION.c.id == sa.bindparam("connection"))
+_MINE = _CONNECTION.c.drain_owner == sa.bindparam("owner")
+_ACQUIRE = _THIS.where(
+    sa.or_(_CONNECTION.c.drain_owner.is_(None), _CONNECTION.c.drain_lease_until < sa.bindparam("now"))
+).values(drain_owner=sa.bindparam("owner"), drain_lease_until=sa.bindparam("until"))
+_RENEW = _THIS.where(_MINE).values(drain_lease_until=sa.bindparam("until"))
+_RELEASE = _THIS.where(_MINE).values(drain_owner=None, drain_lease_until=0)
+_RESET = (
+    sa.update(_DELIVERY)
+    .where(
+        _DELIVERY.c.connection_id == sa.bindparam("connection"),
+        _DELIVERY.c.state == DeliveryState.SENDING,
+    )
+    .values(state=DeliveryState.PENDING)
+)
+
 
 def acquire(connection_id: int, owner: str) -> bool:
     """Take the connection for sending; False if somebody has it. Called inside `transaction()`.
@@ -21,12 +37,7 @@ def acquire(connection_id: int, owner: str) -> bool:
     """
     now = now_ms()
     taken = db.session.connection().execute(
-        sa.update(_CONNECTION)
-        .where(
-            _CONNECTION.c.id == connection_id,
-            sa.or_(_CONNECTION.c.drain_owner.is_(None), _CONNECTION.c.drain_lease_until < now),
-        )
-        .values(drain_owner=owner, drain_lease_until=now + LEASE_MS)
+        _ACQUIRE, {"connection": connection_id, "owner": owner, "until": now + LEASE_MS, "now": now}
     )
     if taken.rowcount != 1:
         return False
@@ -37,26 +48,16 @@ def acquire(connection_id: int, owner: str) -> bool:
 def renew(connection_id: int, owner: str) -> bool:
     """Hold the lease on; False if it was lost. Also locks the connection's row until the commit."""
     held = db.session.connection().execute(
-        sa.update(_CONNECTION)
-        .where(_CONNECTION.c.id == connection_id, _CONNECTION.c.drain_owner == owner)
-        .values(drain_lease_until=now_ms() + LEASE_MS)
+        _RENEW, {"connection": connection_id, "owner": owner, "until": now_ms() + LEASE_MS}
     )
     return held.rowcount == 1
 
 
 def release(connection_id: int, owner: str) -> None:
     """Let the connection go, if it is still ours."""
-    db.session.connection().execute(
-        sa.update(_CONNECTION)
-        .where(_CONNECTION.c.id == connection_id, _CONNECTION.c.drain_owner == owner)
-        .values(drain_owner=None, drain_lease_until=0)
-    )
+    db.session.connection().execute(_RELEASE, {"connection": connection_id, "owner": owner})
 
 
 def reset_sending(connection_id: int) -> None:
     """Make what nobody sends any more wait again."""
-    db.session.connection().execute(
-        sa.update(_DELIVERY)
-        .where(_DELIVERY.c.connection_id == connection_id, _DELIVERY.c.state == DeliveryState.SENDING)
-        .values(state=DeliveryState.PENDING)
-    )
+    db.session.connection().execute(_RESET, {"connection": connection_id})

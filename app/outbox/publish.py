@@ -17,7 +17,7 @@ from uuid import uuid4
 import sqlalchemy as sa
 
 from app.clock import now_ms
-from app.database import db, table_of, transaction
+from app.database import db, is_sqlite, table_of, transaction
 from app.federation.identity import MAX_EVENT_BYTES, signer
 from app.models import Direction, Event, EventStatus
 from app.outbox import dispatch
@@ -102,11 +102,11 @@ def _publish(workspace_id: int, events: Sequence[NewEvent], pointers: Sequence[s
         _check_size(event_size(draft.body, signature), pointer)
     with transaction():
         receivers = subscribers(workspace_id, {draft.event_type for draft in drafts})
-        ids = _store(workspace_id, ours.key_id, timestamp, drafts, signatures, receivers)
-        to: dict[int, list[int]] = {}
-        for draft, event_id in zip(drafts, ids, strict=True):
+        _store(workspace_id, ours.key_id, timestamp, drafts, signatures, receivers)
+        to: dict[int, list[str]] = {}
+        for draft in drafts:
             for connection_id in receivers[draft.event_type]:
-                to.setdefault(connection_id, []).append(event_id)
+                to.setdefault(connection_id, []).append(draft.message_id)
         store_deliveries(to)
         dispatch.wake(to)
     return [
@@ -183,7 +183,7 @@ def _helper(_pid: int) -> ThreadPoolExecutor:
 
 
 _EVENT = table_of(Event)
-_INSERT = sa.insert(_EVENT).returning(_EVENT.c.id, sort_by_parameter_order=True)
+_INSERT = sa.insert(_EVENT)
 
 
 def _store(
@@ -193,7 +193,7 @@ def _store(
     drafts: Sequence[_Draft],
     signatures: Sequence[str],
     receivers: dict[str, list[int]],
-) -> list[int]:
+) -> None:
     rows = [
         {
             "workspace_id": workspace_id,
@@ -210,4 +210,7 @@ def _store(
         }
         for draft, signature in zip(drafts, signatures, strict=True)
     ]
-    return list(db.session.connection().execute(_INSERT, rows).scalars())
+    # Each engine's cheap way to insert many: SQLite row by row in the driver, PostgreSQL as one statement,
+    # which SQLAlchemy makes only where something is returned.
+    statement = _INSERT if is_sqlite() else _INSERT.returning(_EVENT.c.id)
+    db.session.connection().execute(statement, rows)
