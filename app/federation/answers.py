@@ -46,6 +46,8 @@ SubscriptionAckHandler = Callable[[Connection, Subscription, ControlOut, Verifie
 def apply_answer(connection: Connection, control: ControlOut, ack: VerifiedControlAck) -> None:
     """Let a verified answer have its effect, inside the caller's transaction."""
     control_type = ControlType(control.type)
+    if connection.hold_code in PASSING:
+        release(connection)
     if control_type in _ON_CONNECTION:
         _ON_CONNECTION[control_type](connection, control, ack)
     elif control_type in _ON_SUBSCRIPTION:

@@ -142,7 +142,7 @@ def initiate(
     document = fetched.document
     _check_partner(document.instance_id, document.base_url, document.features)
     with transaction():
-        workspace = _lock_workspace(workspace_id)
+        workspace = lock_workspace(workspace_id)
         existing = _find_pair(workspace_id, document.instance_id, to_workspace)
         replaced = next((c for c in existing if c.status in lifecycle.OPEN), None)
         if existing and not (replace and replaced is existing[0]):
@@ -326,6 +326,7 @@ def retry_now(connection_id: int) -> Connection:
         connection.breaker_opened_at = None
         answers.release(connection)
         controls.hurry(connection_id)
+        controls.wake_after_commit(connection_id)
     return _read(connection_id)
 
 
@@ -367,6 +368,7 @@ def keys_accept(connection_id: int) -> Connection:
             other.verified_at = None
             answers.release(other)
             controls.hurry(other.id)
+            controls.wake_after_commit(other.id)
     return _read(connection_id)
 
 
@@ -383,6 +385,7 @@ def keys_refuse(connection_id: int) -> Connection:
             other.key_review = False
             answers.release(other)
             controls.hurry(other.id)
+            controls.wake_after_commit(other.id)
     return _read(connection_id)
 
 
@@ -502,7 +505,7 @@ def _check_algorithm(features: frozenset[str]) -> None:
         raise RemoteInvalid("The other side does not verify Ed25519 signatures, and ours is such a key.")
 
 
-def _lock_workspace(workspace_id: int) -> Workspace:
+def lock_workspace(workspace_id: int) -> Workspace:
     """Held, so that two requests for one pair cannot pass each other."""
     return db.session.scalars(
         sa.select(Workspace).where(Workspace.id == workspace_id).with_for_update()

@@ -139,14 +139,24 @@ def give_up(connection_id: int, *, but: ControlOut | None = None) -> None:
     db.session.execute(statement.values(state=ControlState.GIVEN_UP))
 
 
-def hurry(connection_id: int) -> None:
-    """Let what waits for a repeat go at once, inside the caller's transaction."""
-    db.session.execute(
+def hurry(connection_id: int, *, held: bool = True) -> None:
+    """Let what waits for a repeat go at once, inside the caller's transaction.
+
+    held: also what was refused and will be issued anew.
+    """
+    now_ms = clock.now_ms()
+    hurried = db.session.scalars(
         sa.update(ControlOut)
-        .where(ControlOut.connection_id == connection_id, ControlOut.state.in_(OPEN))
-        .values(next_attempt_at=clock.now_ms())
-    )
-    wake_after_commit(connection_id)
+        .where(
+            ControlOut.connection_id == connection_id,
+            ControlOut.state.in_(OPEN if held else (ControlState.WAITING,)),
+            ControlOut.next_attempt_at > now_ms,
+        )
+        .values(next_attempt_at=now_ms)
+        .returning(ControlOut.id)
+    ).all()
+    if hurried:
+        wake_after_commit(connection_id)
 
 
 def wake_after_commit(connection_id: int) -> None:

@@ -141,7 +141,7 @@ def heard_from(connection: Connection) -> None:
         connection.retry_at = 0
         connection.breaker_opened_at = None
         controls.drain_after_commit(connection.id)
-        controls.hurry(connection.id)
+    controls.hurry(connection.id, held=False)
 
 
 def forget_old(limit: int = 1_000) -> int:

@@ -152,6 +152,8 @@ def show(connection: Connection) -> None:
     connection.retry_at = 0
     lifecycle.touch(connection)
     db.session.flush()
+    # A request of our own is made under the same lock, so that one of the two sees the other.
+    connections.lock_workspace(connection.workspace_id)
     connection = lifecycle.lock(connection.id)
     if _settle_crossing(connection):
         return
