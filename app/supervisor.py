@@ -224,23 +224,15 @@ class Supervisor:
 
     def _reap(self) -> None:
         """Note which children ended, and when to start them again."""
-        for child in self._children:
-            if not child.pid or os.waitpid(child.pid, os.WNOHANG)[0] == 0:
-                continue
+        for child in _take_leave(self._children):
             lived_s = time.monotonic() - child.started_at
             child.failures = 0 if lived_s >= _HEALTHY_AFTER_S else child.failures + 1
             delay_s = restart_delay_s(child.failures)
             child.due_at = time.monotonic() + delay_s
             logger.warning(
                 "supervisor.part_ended",
-                extra={
-                    "part": child.name,
-                    "pid": child.pid,
-                    "lived_s": round(lived_s, 1),
-                    "again_in_s": delay_s,
-                },
+                extra={"part": child.name, "lived_s": round(lived_s, 1), "again_in_s": delay_s},
             )
-            child.pid = 0
 
     def _answers(self) -> bool:
         """Whether the instance answers at BIND."""
@@ -272,10 +264,11 @@ class Supervisor:
         """Ask them to end, wait, and kill who is late; a second SIGTERM or SIGINT shortens the wait."""
         _send(children, signal.SIGTERM)
         deadline = time.monotonic() + grace_s
-        while _gather(children) and (left_s := deadline - time.monotonic()) > 0:
+        while any(child.pid for child in children) and (left_s := deadline - time.monotonic()) > 0:
             caught = signal.sigtimedwait(_SIGNALS, left_s)
             if caught is not None and caught.si_signo in (signal.SIGTERM, signal.SIGINT):
                 break
+            _take_leave(self._children)
         _send(children, signal.SIGKILL)
         for child in children:
             if child.pid:
@@ -300,12 +293,15 @@ def _send(children: list[Child], number: int) -> None:
             os.kill(child.pid, number)
 
 
-def _gather(children: list[Child]) -> bool:
-    """Take leave of those who ended; whether any is left."""
-    for child in children:
-        if child.pid and os.waitpid(child.pid, os.WNOHANG)[0]:
-            child.pid = 0
-    return any(child.pid for child in children)
+def _take_leave(children: list[Child]) -> list[Child]:
+    """Those of the children that ended. As process 1 of a container we inherit others too; they just go."""
+    ended: list[Child] = []
+    with contextlib.suppress(ChildProcessError):
+        while pid := os.waitpid(-1, os.WNOHANG)[0]:
+            ended += [child for child in children if child.pid == pid]
+            for child in ended:
+                child.pid = 0
+    return ended
 
 
 def _become(command: list[str]) -> NoReturn:
