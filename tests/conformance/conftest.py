@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 
 import pytest
 
 from tests.conformance import launch
 from tests.conformance.foreign_peer import ENDED, ForeignPeer
 from tests.conformance.subject import Bond, Subject
-from tests.conformance.wire import Key
+from tests.conformance.wire import Key, new_id
 
 MakePeer = Callable[..., ForeignPeer]
 MakeBond = Callable[..., Bond]
@@ -76,25 +77,44 @@ def make_bond(subject: Subject, make_peer: MakePeer) -> MakeBond:
     """Connect the subject, which asks, with a foreign peer, which accepts."""
 
     def make(peer: ForeignPeer | None = None, **members: object) -> Bond:
-        peer = peer or make_peer(**members)
-        details = subject.initiate(peer)
-        request = peer.take("connection.request")
-        link = peer.links[request.value["connectionId"]]
-        peer.wait_until(lambda: link.status == "pending", "the request is pending")
-        answer = peer.accept(link)
-        assert answer.status == 200, answer
-        peer.take("verification")
-        bond = Bond(subject, peer, link, details["id"])
-        bond.wait_until(status="active")
-        return bond
+        return connect(subject, peer or make_peer(**members))
 
     return make
+
+
+def connect(subject: Subject, peer: ForeignPeer) -> Bond:
+    """An active connection that the subject asked for and the peer accepted."""
+    details = subject.initiate(peer)
+    request = peer.take("connection.request")
+    link = peer.links[request.value["connectionId"]]
+    peer.wait_until(lambda: link.status == "pending", "the request is pending")
+    answer = peer.accept(link)
+    assert answer.status == 200, answer
+    peer.take("verification")
+    bond = Bond(subject, peer, link, details["id"])
+    bond.wait_until(status="active")
+    return bond
 
 
 @pytest.fixture
 def bond(make_bond: MakeBond) -> Bond:
     """An active connection that the subject asked for."""
     return make_bond()
+
+
+@pytest.fixture(scope="module")
+def standing_bond(subject: Subject) -> Iterator[Bond]:
+    """One connection for all tests of a module that leave no trace on it."""
+    with ForeignPeer() as peer:
+        yield connect(subject, peer)
+        say_goodbye(peer)
+        assert peer.violations == []
+
+
+@pytest.fixture
+def standing(standing_bond: Bond) -> Bond:
+    """An active connection for a test that is refused, or stores events of its own topic at most."""
+    return replace(standing_bond, topic=f"auto.t{new_id()[:8]}")
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import http.server
+import itertools
 import json
 import socket
 import threading
@@ -22,6 +23,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.conformance import wire
 from tests.conformance.wire import DOCUMENT_PATH, FEDERATION, MISSING, Key, Message, Transport, new_id, now_ms
@@ -61,6 +64,18 @@ PROBLEMS = {
 }
 
 ENDED = {"disconnected", "rejected", "expired"}
+
+
+def _private_keys(number: int = 8) -> Iterator[rsa.RSAPrivateKey]:
+    """A few RSA keys, made when first wanted and then in turn: peers that meet have different ones."""
+    made = []
+    for _ in range(number):
+        made.append(rsa.generate_private_key(65537, 2048))
+        yield made[-1]
+    yield from itertools.cycle(made)
+
+
+_PRIVATE_KEYS = _private_keys()
 
 
 class Refused(Exception):
@@ -278,7 +293,7 @@ class ForeignPeer:
         port: int = 0,
     ) -> None:
         self.instance_id = instance_id or new_id()
-        self.key = key or Key.rsa()
+        self.key = key or Key(next(_PRIVATE_KEYS))
         self.keys = [self.key]
         self.features = list(features)
         self.limits = {

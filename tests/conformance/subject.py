@@ -169,10 +169,11 @@ class Bond:
         return self.subject.get(f"/connections/{self.local_id}/stream")[direction]
 
     def stored(self) -> list[Message]:
-        """The incoming events that the subject stored, oldest first."""
-        return self.subject.get(
+        """The incoming events of this test's topic that the subject stored, oldest first."""
+        listed = self.subject.get(
             "/events/messages", connectionId=self.local_id, direction="incoming", order="asc", limit=200
         )["data"]
+        return [one for one in listed if one["eventType"].startswith(self.topic)]
 
     def publish(self, name: str = "created", payload: Message | None = None) -> Message:
         """Publish an event of this test's topic."""

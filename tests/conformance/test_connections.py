@@ -1,10 +1,12 @@
 """§4: how connections begin, rest and end, from both sides."""
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.conformance import wire
 from tests.conformance.conftest import MakeBond, MakePeer
-from tests.conformance.foreign_peer import CONNECTION, ForeignPeer, Received, Reply, problem, reply
+from tests.conformance.foreign_peer import CONNECTION, Answer, ForeignPeer, Received, Reply, problem, reply
 from tests.conformance.subject import Bond, Subject, wait_for
 from tests.conformance.wire import DOCUMENT_PATH, MISSING, Key, Transport, new_id
 
@@ -571,6 +573,91 @@ def test_after_a_disconnect_a_new_request_makes_a_new_connection(bond: Bond, mak
 
     assert again.link.connection_id != bond.link.connection_id
     assert again.details()["status"] == "active"
+
+
+# --- before the answer is here ---
+
+
+@pytest.mark.parametrize("verb", ["suspend", "disconnect"])
+def test_what_comes_in_is_taken_until_the_stop_was_acknowledged(bond: Bond, verb: str) -> None:
+    bond.offer()
+    answers: list[Answer] = []
+
+    def publish_first(request: Received, usual: Callable[[], Reply]) -> Reply:
+        answers.append(bond.peer.publish(bond.link, bond.peer.event(f"{bond.topic}.before")))
+        return usual()
+
+    bond.peer.answer_with(f"connection.{verb}", publish_first)
+
+    bond.act(verb)
+    bond.peer.take(f"connection.{verb}")
+    after = bond.peer.publish(bond.link, bond.peer.event(f"{bond.topic}.after"))
+
+    assert answers[0].value["acks"][0]["status"] == "stored"
+    assert after.code == {"suspend": "connection_suspended", "disconnect": "connection_closed"}[verb]
+
+
+def test_what_comes_in_is_taken_from_the_moment_that_an_accept_is_sent(
+    subject: Subject, peer: ForeignPeer
+) -> None:
+    link = peer.request_connection(subject.base_url)
+    details = subject.pending(link)
+    answers: list[Answer] = []
+
+    def speak_first(request: Received, usual: Callable[[], Reply]) -> Reply:
+        answers.append(peer.control(link, "verification", {"state": "already"}))
+        answers.append(peer.subscribe(link, "auto.early")[1])
+        return usual()
+
+    peer.answer_with("connection.accept", speak_first)
+
+    subject.post(f"/connections/{details['id']}/accept")
+
+    peer.take("connection.accept")
+    assert [answer.value["status"] for answer in answers] == ["active", "active"]
+    assert wait_for(lambda: subject.connection(link.connection_id)["status"] == "active", "it is active")
+
+
+def test_what_comes_in_is_taken_from_the_moment_that_a_resume_is_sent(bond: Bond) -> None:
+    bond.offer()
+    bond.act("suspend")
+    bond.peer.take("connection.suspend")
+    answers: list[Answer] = []
+
+    def publish_first(request: Received, usual: Callable[[], Reply]) -> Reply:
+        answers.append(bond.peer.publish(bond.link, bond.peer.event(f"{bond.topic}.early")))
+        return usual()
+
+    bond.peer.answer_with("connection.resume", publish_first)
+
+    bond.act("resume")
+
+    bond.peer.take("connection.resume")
+    assert answers[0].value["acks"][0]["status"] == "stored"
+
+
+def test_a_disconnect_that_cannot_be_delivered_is_tried_again(bond: Bond) -> None:
+    bond.peer.stop()
+    bond.act("disconnect")
+
+    bond.peer.start()
+
+    assert bond.peer.take("connection.disconnect").reply.value["status"] == "disconnected"
+    assert bond.details()["status"] == "disconnected"
+
+
+def test_an_ed25519_peer_goes_the_whole_way(
+    subject: Subject, ed25519_key: Key, make_peer: MakePeer, make_bond: MakeBond
+) -> None:
+    bond = make_bond(make_peer(key=ed25519_key))
+    bond.listen()
+    bond.offer()
+
+    answer = bond.peer.publish(bond.link, bond.peer.event(f"{bond.topic}.x"))
+
+    bond.wait_for_delivery(bond.publish(), "delivered")
+    assert answer.value["acks"][0]["status"] == "stored"
+    assert bond.details()["fingerprint"] == ed25519_key.fingerprint
 
 
 # --- verification ---

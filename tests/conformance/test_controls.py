@@ -21,8 +21,8 @@ from tests.conformance.wire import MISSING, Key, Message, new_id
 # --- receiving ---
 
 
-def test_a_verification_is_answered_with_its_state(bond: Bond) -> None:
-    answer = bond.peer.control(bond.link, "verification", {"state": "ünïcode 😀"})
+def test_a_verification_is_answered_with_its_state(standing: Bond) -> None:
+    answer = standing.peer.control(standing.link, "verification", {"state": "ünïcode 😀"})
 
     assert (answer.status, answer.value["status"]) == (200, "active")
     assert answer.value["payload"] == {"state": "ünïcode 😀"}
@@ -128,10 +128,10 @@ def test_the_number_does_not_advance_before_the_signature_verified(bond: Bond) -
         ({"keyId": "spaces are wrong"}, "/keyId"),
     ],
 )
-def test_the_first_bad_member_of_a_control_is_named(bond: Bond, changes: Message, pointer: str) -> None:
-    message = bond.peer.control_message(bond.link, "verification", {"state": "x"}, **changes)
+def test_the_first_bad_member_of_a_control_is_named(standing: Bond, changes: Message, pointer: str) -> None:
+    message = standing.peer.control_message(standing.link, "verification", {"state": "x"}, **changes)
 
-    answer = bond.peer.post(bond.link.remote.base_url, CONNECTION, message)
+    answer = standing.peer.post(standing.link.remote.base_url, CONNECTION, message)
 
     assert (answer.status, answer.code, answer.pointers[:1]) == (400, "invalid_request", [pointer])
 
@@ -142,12 +142,12 @@ def test_a_number_written_with_a_point_is_an_integer(bond: Bond) -> None:
     assert answer.status == 200
 
 
-def test_a_control_at_the_wrong_endpoint_is_refused(bond: Bond) -> None:
-    verification = bond.peer.control_message(bond.link, "verification", {"state": "x"})
-    cancel = bond.peer.control_message(bond.link, "subscription.cancel", {"subscriptionId": new_id()})
+def test_a_control_at_the_wrong_endpoint_is_refused(standing: Bond) -> None:
+    verification = standing.peer.control_message(standing.link, "verification", {"state": "x"})
+    cancel = standing.peer.control_message(standing.link, "subscription.cancel", {"subscriptionId": new_id()})
 
     answers = [
-        bond.peer.post(bond.link.remote.base_url, path, message)
+        standing.peer.post(standing.link.remote.base_url, path, message)
         for path, message in ((SUBSCRIPTION, verification), (CONNECTION, cancel))
     ]
 
@@ -164,10 +164,10 @@ def test_the_same_control_sent_at_once_by_many_is_answered_alike(bond: Bond) -> 
     assert len({answer.value["messageId"] for answer in answers}) == 1
 
 
-def test_a_heartbeat_of_nothing_sent_is_answered(bond: Bond) -> None:
-    said = {"streamEpoch": bond.link.epoch, "headSequence": 0, "oldestSequence": 1}
+def test_a_heartbeat_of_nothing_sent_is_answered(standing: Bond) -> None:
+    said = {"streamEpoch": standing.link.epoch, "headSequence": 0, "oldestSequence": 1}
 
-    answer = bond.peer.control(bond.link, "heartbeat", said)
+    answer = standing.peer.control(standing.link, "heartbeat", said)
 
     assert (answer.status, answer.value["status"]) == (200, "active")
 

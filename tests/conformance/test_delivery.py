@@ -414,26 +414,30 @@ def test_a_refused_batch_is_halved(bond: Bond, code: str) -> None:
     assert [event["payload"]["n"] for event in bond.link.events] == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("code", ["too_large", "payload_invalid", "event_expired", "message_id_conflict"])
-def test_a_single_event_that_is_refused_for_good(bond: Bond, code: str) -> None:
+@pytest.mark.parametrize(
+    "answer",
+    [
+        problem("too_large"),
+        problem("payload_invalid"),
+        problem("event_expired"),
+        problem("not_subscribed"),
+        problem("invalid_request"),
+        problem("no_such_code", status=418),
+    ],
+    ids=lambda answer: answer.value["code"],
+)
+def test_a_single_event_that_is_refused_is_a_dead_letter_and_a_gap(bond: Bond, answer: Reply) -> None:
     bond.listen()
-    bond.peer.answer_with(EVENTS, problem(code))
+    bond.peer.answer_with(EVENTS, answer)
 
     published = bond.publish()
 
-    first = bond.take_batch()
-    if code == "message_id_conflict":
-        bond.wait_for_delivery(published, "held")
-    else:
-        dead = bond.wait_for_delivery(published, "dead")
-        assert code in str(dead["error"])
-        gap = bond.peer.take("gap")
-        assert gap.payload["reason"] == "refused"
-        assert (gap.payload["fromSequence"], gap.payload["toSequence"]) == (1, 1)
-        following = bond.publish()
-        bond.wait_for_delivery(following, "delivered")
-        assert bond.take_batch().sequences == [2]
-    assert first.sequences == [1]
+    dead = bond.wait_for_delivery(published, "dead")
+    assert answer.value["code"] in str(dead["error"])
+    told = bond.peer.take("gap").payload
+    assert (told["fromSequence"], told["toSequence"], told["reason"]) == (1, 1, "refused")
+    bond.wait_for_delivery(bond.publish(), "delivered")
+    assert [one.sequences for one in bond.peer.seen(EVENTS)] == [[1], [2]]
 
 
 def test_two_single_events_refused_as_malformed_in_a_row_hold_the_queue(bond: Bond) -> None:
@@ -461,6 +465,9 @@ def test_two_single_events_refused_as_malformed_in_a_row_hold_the_queue(bond: Bo
         "blocked",
         "connection_closed",
         "invalid_state",
+        "message_id_conflict",
+        "not_found",
+        "method_not_allowed",
     ],
 )
 def test_what_is_held_waits_for_a_person(bond: Bond, code: str) -> None:
@@ -500,6 +507,7 @@ def test_a_clock_skew_is_tried_again(bond: Bond) -> None:
 
     published = bond.publish()
     bond.take_batch()
+    bond.wait_for_failure(published)
 
     bond.act("retry-now")
     bond.wait_for_delivery(published, "delivered")
@@ -562,7 +570,7 @@ def test_an_entry_refused_for_now_goes_again_under_its_number(bond: Bond, code: 
     later = bond.publish()
     bond.wait_for_delivery(later, "delivered")
     waiting = bond.subject.delivery(published[0]["messageId"], bond.local_id)
-    bond.act("retry-now")
+    bond.subject.post(f"/events/messages/{published[0]['messageId']}/retry")
 
     assert waiting["status"] in {"pending", "delivered"}
     bond.wait_for_delivery(published[0], "delivered")

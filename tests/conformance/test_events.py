@@ -1,5 +1,7 @@
 """§1.1, §6, §7: events that the subject receives: shape, dedupe, the stream, gaps, single events."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from tests.conformance import wire
@@ -21,18 +23,18 @@ def statuses(answer: object) -> list[str]:
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_a_single_event_is_stored_and_acknowledged(bond: Bond, named: bool) -> None:
-    bond.offer()
-    event = bond.peer.event(
-        f"{bond.topic}.created", {"title": "grüße 😀"}, subject="s/1", extra={"more": [1]}
+def test_a_single_event_is_stored_and_acknowledged(standing: Bond, named: bool) -> None:
+    standing.offer()
+    event = standing.peer.event(
+        f"{standing.topic}.created", {"title": "grüße 😀"}, subject="s/1", extra={"more": [1]}
     )
 
-    answer = bond.peer.send_event(bond.link.remote, event, bond.link if named else None)
+    answer = standing.peer.send_event(standing.link.remote, event, standing.link if named else None)
 
     assert (answer.status, answer.value["status"]) == (200, "stored")
-    bond.peer.check_ack("ack", answer, bond.link, event["messageId"])
+    standing.peer.check_ack("ack", answer, standing.link, event["messageId"])
     check_entry(answer.value, event)
-    [stored] = bond.stored()
+    [stored] = standing.stored()
     assert (stored["messageId"], stored["payload"]) == (event["messageId"], event["payload"])
     assert (stored["direction"], stored["status"], stored["sequence"]) == ("incoming", "delivered", None)
 
@@ -46,16 +48,16 @@ def test_a_single_event_is_outside_the_stream(bond: Bond) -> None:
     assert answer.value["contiguous"] == 1
 
 
-def test_a_repeated_event_is_a_duplicate_and_stored_once(bond: Bond) -> None:
-    bond.offer()
-    event = bond.peer.event(f"{bond.topic}.created")
-    bond.peer.send_event(bond.link.remote, event, bond.link)
+def test_a_repeated_event_is_a_duplicate_and_stored_once(standing: Bond) -> None:
+    standing.offer()
+    event = standing.peer.event(f"{standing.topic}.created")
+    standing.peer.send_event(standing.link.remote, event, standing.link)
 
-    answer = bond.peer.send_event(bond.link.remote, event, bond.link)
+    answer = standing.peer.send_event(standing.link.remote, event, standing.link)
 
     assert (answer.status, answer.value["status"], answer.value["received"]) == (200, "duplicate", True)
     check_entry(answer.value, event)
-    assert len(bond.stored()) == 1
+    assert len(standing.stored()) == 1
 
 
 def test_other_content_under_a_used_id_is_a_conflict(bond: Bond) -> None:
@@ -122,8 +124,10 @@ def test_with_several_open_connections_one_must_be_named(subject: Subject, make_
 
 
 @pytest.mark.parametrize("path", [f"{EVENT}?connectionId=1", f"{EVENT}?connectionId="])
-def test_a_connection_id_that_is_none_is_named(bond: Bond, path: str) -> None:
-    answer = bond.peer.post(bond.subject.base_url, path, bond.peer.event(f"{bond.topic}.created"))
+def test_a_connection_id_that_is_none_is_named(standing: Bond, path: str) -> None:
+    answer = standing.peer.post(
+        standing.subject.base_url, path, standing.peer.event(f"{standing.topic}.created")
+    )
 
     assert (answer.status, answer.code, answer.pointers) == (400, "invalid_request", ["/connectionId"])
 
@@ -157,22 +161,25 @@ SHAPES: dict[str, tuple[Message, str]] = {
 
 
 @pytest.mark.parametrize("case", SHAPES)
-def test_the_bad_member_of_an_event_is_named(bond: Bond, case: str) -> None:
+def test_the_bad_member_of_an_event_is_named(standing: Bond, case: str) -> None:
     changes, pointer = SHAPES[case]
-    bond.offer()
+    standing.offer()
 
-    answer = bond.peer.send_event(bond.link.remote, made(bond, changes), bond.link)
+    answer = standing.peer.send_event(standing.link.remote, made(standing, changes), standing.link)
 
     assert (answer.status, answer.code) == (400, "invalid_request")
     assert [one.startswith(pointer) for one in answer.pointers[:1]] == [True]
 
 
-def test_a_proof_is_refused_by_who_does_not_list_the_feature(bond: Bond) -> None:
-    if "tree" in bond.link.remote.document["features"]:
+def test_a_proof_is_refused_by_who_does_not_list_the_feature(standing: Bond) -> None:
+    if "tree" in standing.link.remote.document["features"]:
         pytest.skip("the instance lists tree")
-    event = {**bond.peer.event(f"{bond.topic}.x"), "proof": {"index": 0, "size": 2, "path": ["A" * 43 + "="]}}
+    event = {
+        **standing.peer.event(f"{standing.topic}.x"),
+        "proof": {"index": 0, "size": 2, "path": ["A" * 43 + "="]},
+    }
 
-    answer = bond.peer.send_event(bond.link.remote, event, bond.link)
+    answer = standing.peer.send_event(standing.link.remote, event, standing.link)
 
     assert (answer.status, answer.code) == (400, "invalid_request")
 
@@ -201,10 +208,10 @@ def test_the_longest_of_everything_is_taken(bond: Bond) -> None:
     assert (answer.status, answer.value.get("status")) == (200, "stored")
 
 
-def test_another_spec_version_is_unsupported(bond: Bond) -> None:
-    event = bond.peer.event(f"{bond.topic}.x", specVersion="2.0")
+def test_another_spec_version_is_unsupported(standing: Bond) -> None:
+    event = standing.peer.event(f"{standing.topic}.x", specVersion="2.0")
 
-    answer = bond.peer.send_event(bond.link.remote, event, bond.link)
+    answer = standing.peer.send_event(standing.link.remote, event, standing.link)
 
     assert (answer.status, answer.code) == (400, "unsupported_version")
 
@@ -231,13 +238,13 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("case", TEXTS)
-def test_json_that_is_not_strict_is_refused(bond: Bond, case: str) -> None:
-    raw = wire.encode(bond.peer.event(f"{bond.topic}.x", {"here": 0})).replace(
+def test_json_that_is_not_strict_is_refused(standing: Bond, case: str) -> None:
+    raw = wire.encode(standing.peer.event(f"{standing.topic}.x", {"here": 0})).replace(
         b'{\n  "here": 0\n }', TEXTS[case].encode()
     )
     assert TEXTS[case].encode() in raw
 
-    answer = bond.peer.post(bond.subject.base_url, EVENT, raw)
+    answer = standing.peer.post(standing.subject.base_url, EVENT, raw)
 
     assert (answer.status, answer.code) == (400, "invalid_request")
 
@@ -248,8 +255,8 @@ def test_json_that_is_not_strict_is_refused(bond: Bond, case: str) -> None:
     ids=str,
 )
 @pytest.mark.parametrize("path", [EVENT, EVENTS, EVENT_ACK])
-def test_a_body_that_is_no_message_is_refused(bond: Bond, path: str, raw: bytes) -> None:
-    answer = bond.peer.post(bond.subject.base_url, path, raw)
+def test_a_body_that_is_no_message_is_refused(standing: Bond, path: str, raw: bytes) -> None:
+    answer = standing.peer.post(standing.subject.base_url, path, raw)
 
     assert (answer.status, answer.code) == (400, "invalid_request")
 
@@ -354,10 +361,10 @@ def test_a_batch_may_have_as_many_events_as_the_document_says(bond: Bond) -> Non
     assert statuses(enough) == ["stored"] * limit
 
 
-def test_a_body_larger_than_the_document_says_is_refused(bond: Bond) -> None:
-    limit = bond.link.remote.document["limits"]["maxRequestBytes"]
+def test_a_body_larger_than_the_document_says_is_refused(standing: Bond) -> None:
+    limit = standing.link.remote.document["limits"]["maxRequestBytes"]
 
-    answer = bond.peer.post(bond.subject.base_url, EVENTS, b" " * (limit + 1))
+    answer = standing.peer.post(standing.subject.base_url, EVENTS, b" " * (limit + 1))
 
     assert (answer.status, answer.code) == (413, "too_large")
 
@@ -379,27 +386,29 @@ ENVELOPES: dict[str, tuple[Message, str]] = {
 
 
 @pytest.mark.parametrize("case", ENVELOPES)
-def test_a_malformed_envelope_is_refused_as_a_whole(bond: Bond, case: str) -> None:
+def test_a_malformed_envelope_is_refused_as_a_whole(standing: Bond, case: str) -> None:
     changes, pointer = ENVELOPES[case]
 
-    batch = bond.peer.batch(bond.link, [(1, bond.peer.event(f"{bond.topic}.x"))], **changes)
-    answer = bond.peer.post(bond.subject.base_url, EVENTS, batch)
+    batch = standing.peer.batch(standing.link, [(1, standing.peer.event(f"{standing.topic}.x"))], **changes)
+    answer = standing.peer.post(standing.subject.base_url, EVENTS, batch)
 
     assert (answer.status, answer.code) == (400, "invalid_request")
     assert [one.startswith(pointer) for one in answer.pointers[:1]] == [True]
 
 
 @pytest.mark.parametrize("numbers", [(2, 1), (1, 1), (0, 1), (-1, 1), (1, True)])
-def test_sequences_ascend_from_one(bond: Bond, numbers: tuple[int, int]) -> None:
-    bond.offer()
-    events = [bond.peer.event(f"{bond.topic}.x", {"n": n}) for n in range(2)]
+def test_sequences_ascend_from_one(standing: Bond, numbers: tuple[int, int]) -> None:
+    standing.offer()
+    events = [standing.peer.event(f"{standing.topic}.x", {"n": n}) for n in range(2)]
 
-    answer = bond.peer.post(
-        bond.subject.base_url, EVENTS, bond.peer.batch(bond.link, zip(numbers, events, strict=True))
+    answer = standing.peer.post(
+        standing.subject.base_url,
+        EVENTS,
+        standing.peer.batch(standing.link, zip(numbers, events, strict=True)),
     )
 
     assert (answer.status, answer.code) == (400, "invalid_request")
-    assert bond.stored() == []
+    assert standing.stored() == []
 
 
 def test_a_bad_event_in_a_good_envelope_is_a_rejected_entry(bond: Bond) -> None:
@@ -444,6 +453,21 @@ def test_order_is_kept(bond: Bond) -> None:
 
     assert [one["payload"]["n"] for one in bond.stored()] == list(range(30))
     assert [one["sequence"] for one in bond.stored()] == list(range(1, 31))
+
+
+def test_the_same_batch_sent_at_once_by_many_is_stored_once(bond: Bond) -> None:
+    bond.offer()
+    events = [bond.peer.event(f"{bond.topic}.x", {"n": n}) for n in range(5)]
+    batches = [bond.peer.batch(bond.link, enumerate(events, 1)) for _ in range(6)]
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda batch: bond.peer.send_batch(bond.link, batch), batches))
+
+    assert {answer.status for answer in answers} == {200}
+    assert (
+        sorted(name for answer in answers for name in statuses(answer)) == ["duplicate"] * 25 + ["stored"] * 5
+    )
+    assert [one["payload"]["n"] for one in bond.stored()] == [0, 1, 2, 3, 4]
 
 
 # --- the stream ---
@@ -511,9 +535,9 @@ def test_an_event_inside_a_gap_is_stored(bond: Bond) -> None:
     ],
 )
 def test_a_gap_that_cannot_be_is_refused(
-    bond: Bond, first: int, last: int, payload: dict[str, object]
+    standing: Bond, first: int, last: int, payload: dict[str, object]
 ) -> None:
-    answer = gap(bond, first, last, **payload)
+    answer = gap(standing, first, last, **payload)
 
     assert (answer.status, answer.code) == (400, "invalid_request")
 
@@ -600,10 +624,12 @@ def test_the_head_of_a_heartbeat_is_noted(bond: Bond) -> None:
 # --- acks and replays ---
 
 
-def test_a_late_ack_of_nothing_is_ignored(bond: Bond) -> None:
+def test_a_late_ack_of_nothing_is_ignored(standing: Bond) -> None:
     entry = {"correlationId": new_id(), "received": True, "status": "stored", "digest": "A" * 43 + "="}
 
-    answer = bond.peer.post(bond.subject.base_url, EVENT_ACK, bond.peer.event_ack(bond.link, entry))
+    answer = standing.peer.post(
+        standing.subject.base_url, EVENT_ACK, standing.peer.event_ack(standing.link, entry)
+    )
 
     assert (answer.status, answer.body) == (204, b"")
 
@@ -619,11 +645,11 @@ def test_a_late_ack_of_nothing_is_ignored(bond: Bond) -> None:
         ({"correlationId": MISSING}, "/correlationId"),
     ],
 )
-def test_an_ack_that_says_two_things_is_refused(bond: Bond, changes: Message, pointer: str) -> None:
+def test_an_ack_that_says_two_things_is_refused(standing: Bond, changes: Message, pointer: str) -> None:
     entry = {"correlationId": new_id(), "received": True, "status": "stored", "digest": "A" * 43 + "="}
 
-    answer = bond.peer.post(
-        bond.subject.base_url, EVENT_ACK, bond.peer.event_ack(bond.link, entry, **changes)
+    answer = standing.peer.post(
+        standing.subject.base_url, EVENT_ACK, standing.peer.event_ack(standing.link, entry, **changes)
     )
 
     assert (answer.status, answer.code) == (400, "invalid_request")
@@ -652,8 +678,8 @@ def test_a_replay_of_an_epoch_that_nobody_knows_is_gone(bond: Bond) -> None:
         ({"replayId": new_id(), "until": None}, "/payload/until"),
     ],
 )
-def test_a_malformed_replay_request_is_refused(bond: Bond, payload: Message, pointer: str) -> None:
-    answer = bond.peer.control(bond.link, "replay.request", payload)
+def test_a_malformed_replay_request_is_refused(standing: Bond, payload: Message, pointer: str) -> None:
+    answer = standing.peer.control(standing.link, "replay.request", payload)
 
     assert (answer.status, answer.code) == (400, "invalid_request")
     assert [one.startswith(pointer) for one in answer.pointers[:1]] == [True]

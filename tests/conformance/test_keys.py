@@ -190,6 +190,27 @@ def test_a_missed_change_is_made_good_by_a_chain_of_vouches(bond: Bond) -> None:
     assert bond.details()["keyReview"] is False
 
 
+def test_an_event_by_a_key_that_vouches_lead_to_is_stored(bond: Bond) -> None:
+    bond.offer()
+    key = following(bond)
+    event = key.sign("event", unsigned(bond.peer.event(f"{bond.topic}.x")))
+
+    answer = bond.peer.publish(bond.link, event)
+
+    assert [entry["status"] for entry in answer.value["acks"]] == ["stored"]
+
+
+def test_an_ack_by_a_key_that_vouches_lead_to_counts(bond: Bond) -> None:
+    bond.listen()
+    old, key = bond.peer.key, following(bond)
+    old.status, old.not_after = "retired", now_ms()
+    key.status, bond.peer.key = "active", key
+
+    bond.wait_for_delivery(bond.publish(), "delivered")
+
+    assert len(bond.peer.seen(EVENTS)) == 1
+
+
 def lose_keys(bond: Bond) -> Key:
     """Go on with a key that nothing vouches for."""
     old = bond.peer.key
@@ -217,6 +238,10 @@ def test_an_unknown_key_without_a_chain_is_untrusted_and_shown_for_review(bond: 
     published = bond.publish()
     assert bond.subject.delivery(published["messageId"], bond.local_id)["status"] == "held"
     assert bond.stored() == []
+    bond.act("suspend")
+    bond.act("disconnect")
+    bond.peer.take("connection.disconnect")
+    assert bond.peer.seen("connection.suspend") == []
 
 
 def test_a_key_that_an_operator_accepted_may_sign(bond: Bond) -> None:

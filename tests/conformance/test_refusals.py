@@ -71,8 +71,8 @@ TRANSPORTS: dict[str, Transport] = {
 
 
 @pytest.mark.parametrize("case", TRANSPORTS)
-def test_a_transport_signature_that_is_not_as_the_page_says_is_refused(bond: Bond, case: str) -> None:
-    answer = verification(bond, TRANSPORTS[case])
+def test_a_transport_signature_that_is_not_as_the_page_says_is_refused(standing: Bond, case: str) -> None:
+    answer = verification(standing, TRANSPORTS[case])
 
     assert (answer.status, answer.code) == (401, "authentication_failed")
     assert answer.value["retryable"] is False
@@ -92,22 +92,22 @@ def test_a_transport_signature_that_is_not_as_the_page_says_is_refused(bond: Bon
         Transport(content_type="application/json;charset=UTF-8"),
     ],
 )
-def test_what_the_page_leaves_free_is_taken(bond: Bond, transport: Transport) -> None:
-    answer = verification(bond, transport)
+def test_what_the_page_leaves_free_is_taken(standing: Bond, transport: Transport) -> None:
+    answer = verification(standing, transport)
 
     assert answer.status == 200
 
 
 @pytest.mark.parametrize("age_s", [310, -310, 10_000_000])
-def test_an_old_or_early_signature_is_a_clock_skew_with_the_time(bond: Bond, age_s: int) -> None:
-    answer = verification(bond, Transport(age_s=age_s))
+def test_an_old_or_early_signature_is_a_clock_skew_with_the_time(standing: Bond, age_s: int) -> None:
+    answer = verification(standing, Transport(age_s=age_s))
 
     assert (answer.status, answer.code, answer.value["retryable"]) == (401, "clock_skew", True)
     assert abs(answer.value["serverTime"] - now_ms()) < 60_000
 
 
-def test_a_nonce_is_taken_once(bond: Bond) -> None:
-    answers = [verification(bond, Transport(nonce="n" * 20)) for _ in range(2)]
+def test_a_nonce_is_taken_once(standing: Bond) -> None:
+    answers = [verification(standing, Transport(nonce="n" * 20)) for _ in range(2)]
 
     assert [answer.status for answer in answers] == [200, 401]
     assert answers[1].code == "authentication_failed"
@@ -121,32 +121,34 @@ def test_a_nonce_belongs_to_its_instance(make_bond: MakeBond) -> None:
     assert [answer.status for answer in answers] == [200, 200]
 
 
-def test_a_nonce_is_not_used_up_by_a_request_that_does_not_verify(bond: Bond) -> None:
+def test_a_nonce_is_not_used_up_by_a_request_that_does_not_verify(standing: Bond) -> None:
     nonce = new_id()
-    refused = verification(bond, Transport(nonce=nonce, key=Key.rsa(key_id=bond.peer.key.key_id)))
+    refused = verification(standing, Transport(nonce=nonce, key=Key.rsa(key_id=standing.peer.key.key_id)))
 
-    taken = verification(bond, Transport(nonce=nonce))
+    taken = verification(standing, Transport(nonce=nonce))
 
     assert (refused.status, taken.status) == (401, 200)
 
 
-def test_the_query_is_covered(bond: Bond) -> None:
-    event = bond.peer.event(f"{bond.topic}.x")
-    bare = bond.subject.base_url + EVENT
+def test_the_query_is_covered(standing: Bond) -> None:
+    event = standing.peer.event(f"{standing.topic}.x")
+    bare = standing.subject.base_url + EVENT
 
-    answer = bond.peer.send_event(bond.link.remote, event, bond.link, Transport(target_uri=bare))
+    answer = standing.peer.send_event(standing.link.remote, event, standing.link, Transport(target_uri=bare))
 
     assert (answer.status, answer.code) == (401, "authentication_failed")
 
 
-def test_the_host_header_does_not_matter(bond: Bond) -> None:
-    message = bond.peer.control_message(bond.link, "verification", {"state": "x"})
+def test_the_host_header_does_not_matter(standing: Bond) -> None:
+    message = standing.peer.control_message(standing.link, "verification", {"state": "x"})
     body = wire.encode(message)
-    signed = Transport().apply(bond.peer.key, bond.peer.instance_id, bond.subject.base_url + CONNECTION, body)
+    signed = Transport().apply(
+        standing.peer.key, standing.peer.instance_id, standing.subject.base_url + CONNECTION, body
+    )
     head = [f"POST {CONNECTION} HTTP/1.1", "Host: elsewhere.example", f"Content-Length: {len(body)}"]
     lines = [*head, *[f"{name}: {value}" for name, value in signed], "Connection: close"]
 
-    status, _ = speak(bond.subject, "\r\n".join([*lines, "", ""]).encode() + body)
+    status, _ = speak(standing.subject, "\r\n".join([*lines, "", ""]).encode() + body)
 
     assert status == 200
 
@@ -162,10 +164,10 @@ def speak(subject: Subject, raw: bytes) -> tuple[int, bytes]:
     return int(answer.split(b" ", 2)[1]), answer
 
 
-def test_the_signature_of_an_escaped_path_is_over_the_raw_path(bond: Bond) -> None:
+def test_the_signature_of_an_escaped_path_is_over_the_raw_path(standing: Bond) -> None:
     path = f"{EVENT}?connectionId=%61bc"
 
-    answer = bond.peer.post(bond.subject.base_url, path, bond.peer.event(f"{bond.topic}.x"))
+    answer = standing.peer.post(standing.subject.base_url, path, standing.peer.event(f"{standing.topic}.x"))
 
     # It got past the signature: what is wrong now is the id.
     assert (answer.status, answer.pointers) == (400, ["/connectionId"])
@@ -200,13 +202,13 @@ def test_an_unknown_endpoint_is_not_found(subject: Subject, peer: ForeignPeer) -
         Transport(headers=[("Content-Encoding", "identity")]),
     ],
 )
-def test_another_type_or_an_encoding_is_unsupported(bond: Bond, path: str, transport: Transport) -> None:
-    answer = bond.peer.post(bond.subject.base_url, path, {}, transport)
+def test_another_type_or_an_encoding_is_unsupported(standing: Bond, path: str, transport: Transport) -> None:
+    answer = standing.peer.post(standing.subject.base_url, path, {}, transport)
 
     assert (answer.status, answer.code) == (415, "unsupported_media_type")
 
 
-def test_the_declared_size_is_refused_before_the_body_is_read(bond: Bond) -> None:
+def test_the_declared_size_is_refused_before_the_body_is_read(standing: Bond) -> None:
     lines = [
         f"POST {EVENTS} HTTP/1.1",
         "Host: x",
@@ -215,7 +217,7 @@ def test_the_declared_size_is_refused_before_the_body_is_read(bond: Bond) -> Non
         "Connection: close",
     ]
 
-    status, answer = speak(bond.subject, "\r\n".join([*lines, "", ""]).encode())
+    status, answer = speak(standing.subject, "\r\n".join([*lines, "", ""]).encode())
 
     assert status == 413
     assert b'"too_large"' in answer
@@ -248,65 +250,70 @@ def comparable(answer: Answer) -> tuple[int, dict[str, Any]]:
     return answer.status, body
 
 
-def test_an_unknown_instance_and_a_wrong_signature_look_alike(bond: Bond, make_bond: MakeBond) -> None:
-    message = bond.peer.control_message(bond.link, "verification", {"state": "x"})
+def test_an_unknown_instance_and_a_wrong_signature_look_alike(standing: Bond, make_bond: MakeBond) -> None:
+    message = standing.peer.control_message(standing.link, "verification", {"state": "x"})
     stranger = ForeignPeer()
 
     answers = [
-        bond.peer.send_control(bond.link, message, Transport(key=Key.rsa(key_id=bond.peer.key.key_id))),
-        bond.peer.send_control(bond.link, message, Transport(key_id="k-unknown")),
-        stranger.post(bond.subject.base_url, CONNECTION, message),
+        standing.peer.send_control(
+            standing.link, message, Transport(key=Key.rsa(key_id=standing.peer.key.key_id))
+        ),
+        standing.peer.send_control(standing.link, message, Transport(key_id="k-unknown")),
+        stranger.post(standing.subject.base_url, CONNECTION, message),
     ]
 
     assert len({str(comparable(answer)) for answer in answers}) == 1
 
 
-def test_an_unknown_connection_and_somebody_elses_look_alike(bond: Bond, make_bond: MakeBond) -> None:
+def test_an_unknown_connection_and_somebody_elses_look_alike(standing: Bond, make_bond: MakeBond) -> None:
     other = make_bond()
-    links = [Link(new_id(), bond.link.remote, "active", {}), other.link]
+    links = [Link(new_id(), standing.link.remote, "active", {}), other.link]
 
     answers = [
-        bond.peer.control(link, "verification", {"state": "x"}, controlSequence=9_000) for link in links
+        standing.peer.control(link, "verification", {"state": "x"}, controlSequence=9_000) for link in links
     ]
 
     assert comparable(answers[0]) == comparable(answers[1])
     assert (answers[0].status, answers[0].code, answers[0].value["retryable"]) == (403, "access_denied", True)
 
 
-def test_before_the_signature_nothing_of_the_body_matters(bond: Bond) -> None:
-    forged = Transport(key=Key.rsa(key_id=bond.peer.key.key_id))
+def test_before_the_signature_nothing_of_the_body_matters(standing: Bond) -> None:
+    forged = Transport(key=Key.rsa(key_id=standing.peer.key.key_id))
 
     answers = [
-        bond.peer.post(bond.subject.base_url, EVENT, raw, forged) for raw in (b"{", b"{}", b'{"a":1,"a":1}')
+        standing.peer.post(standing.subject.base_url, EVENT, raw, forged)
+        for raw in (b"{", b"{}", b'{"a":1,"a":1}')
     ]
 
     assert {(answer.status, answer.code) for answer in answers} == {(401, "authentication_failed")}
 
 
-def test_the_type_is_checked_before_the_signature(bond: Bond) -> None:
-    answer = verification(bond, Transport(content_type="text/plain", key=Key.rsa()))
+def test_the_type_is_checked_before_the_signature(standing: Bond) -> None:
+    answer = verification(standing, Transport(content_type="text/plain", key=Key.rsa()))
 
     assert answer.status == 415
 
 
-def test_a_message_of_another_instance_is_an_invalid_issuer(bond: Bond) -> None:
-    event = bond.peer.event(f"{bond.topic}.x", instanceId=new_id())
-    control = bond.peer.control_message(bond.link, "verification", {"state": "x"}, instanceId=new_id())
+def test_a_message_of_another_instance_is_an_invalid_issuer(standing: Bond) -> None:
+    event = standing.peer.event(f"{standing.topic}.x", instanceId=new_id())
+    control = standing.peer.control_message(
+        standing.link, "verification", {"state": "x"}, instanceId=new_id()
+    )
 
     answers = [
-        bond.peer.send_event(bond.link.remote, event, bond.link),
-        bond.peer.post(bond.subject.base_url, CONNECTION, control),
+        standing.peer.send_event(standing.link.remote, event, standing.link),
+        standing.peer.post(standing.subject.base_url, CONNECTION, control),
     ]
 
     assert {(answer.status, answer.code) for answer in answers} == {(403, "invalid_issuer")}
 
 
-def test_the_connection_is_checked_before_the_message_signature(bond: Bond) -> None:
-    unknown = Link(new_id(), bond.link.remote, "active", {})
-    message = bond.peer.control_message(unknown, "verification", {"state": "x"})
+def test_the_connection_is_checked_before_the_message_signature(standing: Bond) -> None:
+    unknown = Link(new_id(), standing.link.remote, "active", {})
+    message = standing.peer.control_message(unknown, "verification", {"state": "x"})
     altered = {**message, "timestamp": 1}
 
-    answer = bond.peer.send_control(unknown, altered)
+    answer = standing.peer.send_control(unknown, altered)
 
     assert (answer.status, answer.code) == (403, "access_denied")
 
@@ -320,40 +327,44 @@ def test_the_connection_is_checked_before_the_message_signature(bond: Bond) -> N
         {"keyId": "k-unknown"},
     ],
 )
-def test_a_message_that_is_not_as_signed_is_refused(bond: Bond, change: dict[str, Any]) -> None:
-    bond.offer()
-    event = {**bond.peer.event(f"{bond.topic}.x"), **change}
+def test_a_message_that_is_not_as_signed_is_refused(standing: Bond, change: dict[str, Any]) -> None:
+    standing.offer()
+    event = {**standing.peer.event(f"{standing.topic}.x"), **change}
 
-    single = bond.peer.send_event(bond.link.remote, event, bond.link)
+    single = standing.peer.send_event(standing.link.remote, event, standing.link)
 
     assert single.status == 401
     assert single.code in (
         {"authentication_failed", "key_untrusted"} if "keyId" in change else {"authentication_failed"}
     )
-    assert bond.stored() == []
+    assert standing.stored() == []
 
 
 @pytest.mark.parametrize("kind", ["ack", "control", "instance"])
-def test_a_message_signed_as_another_kind_is_refused(bond: Bond, kind: str) -> None:
-    bond.offer()
-    rest = {name: value for name, value in bond.peer.event(f"{bond.topic}.x").items() if name != "signature"}
+def test_a_message_signed_as_another_kind_is_refused(standing: Bond, kind: str) -> None:
+    standing.offer()
+    rest = {
+        name: value
+        for name, value in standing.peer.event(f"{standing.topic}.x").items()
+        if name != "signature"
+    }
 
-    answer = bond.peer.send_event(bond.link.remote, bond.peer.key.sign(kind, rest), bond.link)
+    answer = standing.peer.send_event(standing.link.remote, standing.peer.key.sign(kind, rest), standing.link)
 
     assert (answer.status, answer.code) == (401, "authentication_failed")
 
 
 @pytest.mark.parametrize("signature", ["A", "AAAA=", "AA-_", "QUJD\n", "QUI", "QUJ="])
-def test_a_signature_that_is_not_canonical_base64_is_malformed(bond: Bond, signature: str) -> None:
-    event = {**bond.peer.event(f"{bond.topic}.x"), "signature": signature}
+def test_a_signature_that_is_not_canonical_base64_is_malformed(standing: Bond, signature: str) -> None:
+    event = {**standing.peer.event(f"{standing.topic}.x"), "signature": signature}
 
-    answer = bond.peer.send_event(bond.link.remote, event, bond.link)
+    answer = standing.peer.send_event(standing.link.remote, event, standing.link)
 
     assert (answer.status, answer.pointers) == (400, ["/signature"])
 
 
-def test_a_refusal_is_a_whole_problem_document(bond: Bond) -> None:
-    answer = verification(bond, Transport(key=Key.rsa()))
+def test_a_refusal_is_a_whole_problem_document(standing: Bond) -> None:
+    answer = verification(standing, Transport(key=Key.rsa()))
 
     problem = answer.value
     assert problem["type"] == "urn:tidings:error:authentication_failed"

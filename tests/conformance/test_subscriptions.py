@@ -13,13 +13,13 @@ from tests.conformance.wire import MISSING, Message, new_id, now_ms
 # --- the peer subscribes, the subject publishes ---
 
 
-def test_what_the_policy_grants_is_active_at_once(bond: Bond) -> None:
-    _, answer = bond.peer.subscribe(bond.link, f"{bond.topic}.*")
+def test_what_the_policy_grants_is_active_at_once(standing: Bond) -> None:
+    _, answer = standing.peer.subscribe(standing.link, f"{standing.topic}.*")
 
     grant = answer.value["payload"]
     assert (answer.status, answer.value["status"]) == (200, "active")
-    assert (grant["eventType"], grant["nextSequence"]) == (f"{bond.topic}.*", 1)
-    assert grant["streamEpoch"] == bond.stream("outgoing")["streamEpoch"]
+    assert (grant["eventType"], grant["nextSequence"]) == (f"{standing.topic}.*", 1)
+    assert grant["streamEpoch"] == standing.stream("outgoing")["streamEpoch"]
     assert now_ms() < grant["leaseExpiresAt"] <= now_ms() + 2_592_000_000 + 5_000
 
 
@@ -158,8 +158,8 @@ def test_a_message_for_an_ended_subscription_is_told_its_state(bond: Bond) -> No
 
 
 @pytest.mark.parametrize("seconds", [60, 31_536_000])
-def test_the_lease_may_be_shortened_but_not_prolonged(bond: Bond, seconds: int) -> None:
-    _, answer = bond.peer.subscribe(bond.link, f"{bond.topic}.*", leaseSeconds=seconds)
+def test_the_lease_may_be_shortened_but_not_prolonged(standing: Bond, seconds: int) -> None:
+    _, answer = standing.peer.subscribe(standing.link, f"{standing.topic}.*", leaseSeconds=seconds)
 
     assert now_ms() < answer.value["payload"]["leaseExpiresAt"] <= now_ms() + seconds * 1000 + 5_000
 
@@ -190,8 +190,8 @@ PATTERNS = {
 }
 
 
-def test_patterns_are_taken_and_refused_by_their_grammar(bond: Bond) -> None:
-    answers = {pattern: bond.peer.subscribe(bond.link, pattern)[1] for pattern in PATTERNS}
+def test_patterns_are_taken_and_refused_by_their_grammar(standing: Bond) -> None:
+    answers = {pattern: standing.peer.subscribe(standing.link, pattern)[1] for pattern in PATTERNS}
 
     assert {pattern: answer.status < 300 for pattern, answer in answers.items()} == PATTERNS
     refused = [answer for pattern, answer in answers.items() if not PATTERNS[pattern]]
@@ -210,20 +210,20 @@ def test_patterns_are_taken_and_refused_by_their_grammar(bond: Bond) -> None:
         ({"filter": None}, "/payload/filter"),
     ],
 )
-def test_the_bad_member_of_a_request_is_named(bond: Bond, changes: Message, pointer: str) -> None:
-    _, answer = bond.peer.subscribe(bond.link, f"{bond.topic}.*", **changes)
+def test_the_bad_member_of_a_request_is_named(standing: Bond, changes: Message, pointer: str) -> None:
+    _, answer = standing.peer.subscribe(standing.link, f"{standing.topic}.*", **changes)
 
     assert (answer.status, answer.code, answer.pointers) == (400, "invalid_request", [pointer])
 
 
 @pytest.mark.parametrize("verb", ["approve", "reject", "revoke", "cancel"])
-def test_an_unknown_subscription_is_an_invalid_state(bond: Bond, verb: str) -> None:
-    subscription = Subscription(new_id(), f"{bond.topic}.*", "pending")
+def test_an_unknown_subscription_is_an_invalid_state(standing: Bond, verb: str) -> None:
+    subscription = Subscription(new_id(), f"{standing.topic}.*", "pending")
 
     if verb == "approve":
-        answer = bond.peer.approve(bond.link, subscription)
+        answer = standing.peer.approve(standing.link, subscription)
     else:
-        answer = bond.peer.end_subscription(bond.link, subscription, verb)
+        answer = standing.peer.end_subscription(standing.link, subscription, verb)
 
     assert (answer.status, answer.code) == (409, "invalid_state")
 
