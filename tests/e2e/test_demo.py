@@ -16,12 +16,14 @@ from tests.engines import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
+Demos = list["subprocess.Popen[str]"]
+
 #: Longest time for a demo on a busy machine, s.
 DEMO_S = 120
 
 
 @pytest.fixture
-def started(tmp_path: Path) -> Iterator[list["subprocess.Popen[str]"]]:
+def started(tmp_path: Path) -> Iterator[Demos]:
     """Demos that a test started; killed at the end if they still run."""
     demos: list[subprocess.Popen[str]] = []
     yield demos
@@ -30,9 +32,7 @@ def started(tmp_path: Path) -> Iterator[list["subprocess.Popen[str]"]]:
         demo.communicate()
 
 
-def start(
-    started: list["subprocess.Popen[str]"], folder: Path, *args: str, **environ: str
-) -> "subprocess.Popen[str]":
+def start(started: Demos, folder: Path, *args: str, **environ: str) -> "subprocess.Popen[str]":
     ours = {setting.name for setting in SETTINGS}
     inherited = {name: value for name, value in os.environ.items() if name not in ours}
     demo = subprocess.Popen(
@@ -79,9 +79,7 @@ def nothing_is_left(folder: Path) -> bool:
     return not processes_of(folder) and not (folder / "demo").exists()
 
 
-def test_the_story_is_told_checked_and_cleaned_up(
-    started: list["subprocess.Popen[str]"], tmp_path: Path
-) -> None:
+def test_the_story_is_told_checked_and_cleaned_up(started: Demos, tmp_path: Path) -> None:
     demo = start(started, tmp_path, "--once")
 
     said, complaints = demo.communicate(timeout=DEMO_S)
@@ -95,7 +93,7 @@ def test_the_story_is_told_checked_and_cleaned_up(
     assert nothing_is_left(tmp_path)
 
 
-def test_ports_that_are_taken_are_left_alone(started: list["subprocess.Popen[str]"], tmp_path: Path) -> None:
+def test_ports_that_are_taken_are_left_alone(started: Demos, tmp_path: Path) -> None:
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -112,9 +110,7 @@ def test_ports_that_are_taken_are_left_alone(started: list["subprocess.Popen[str
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_it_and_nothing_is_left(
-    started: list["subprocess.Popen[str]"], tmp_path: Path, number: int
-) -> None:
+def test_a_signal_ends_it_and_nothing_is_left(started: Demos, tmp_path: Path, number: int) -> None:
     demo = start(started, tmp_path)
     said = read_until(demo, "Ctrl-C stops both")
 
@@ -127,9 +123,7 @@ def test_a_signal_ends_it_and_nothing_is_left(
     assert said.count("tdg_") >= 4
 
 
-def test_a_demo_that_is_stopped_in_the_middle_says_so(
-    started: list["subprocess.Popen[str]"], tmp_path: Path
-) -> None:
+def test_a_demo_that_is_stopped_in_the_middle_says_so(started: Demos, tmp_path: Path) -> None:
     demo = start(started, tmp_path, "--once")
     read_until(demo, "1  Shake hands")
 
@@ -141,9 +135,7 @@ def test_a_demo_that_is_stopped_in_the_middle_says_so(
     assert nothing_is_left(tmp_path)
 
 
-def test_a_demo_that_is_killed_leaves_nothing_either(
-    started: list["subprocess.Popen[str]"], tmp_path: Path
-) -> None:
+def test_a_demo_that_is_killed_leaves_nothing_either(started: Demos, tmp_path: Path) -> None:
     demo = start(started, tmp_path)
     read_until(demo, "both are ready")
     assert len(processes_of(tmp_path)) > 8
@@ -154,15 +146,13 @@ def test_a_demo_that_is_killed_leaves_nothing_either(
     assert until(lambda: nothing_is_left(tmp_path), "all to end", 60)
 
 
-def test_the_commands_that_it_offers_work(started: list["subprocess.Popen[str]"], tmp_path: Path) -> None:
+def test_the_commands_that_it_offers_work(started: Demos, tmp_path: Path) -> None:
     demo = start(started, tmp_path)
     said = read_until(demo, "Ctrl-C stops both")
     [offered] = re.findall(r"Three commands to try:\n(.*?)\n\n", said, re.DOTALL)
 
     answers = [
-        subprocess.run(
-            ["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
-        )
+        subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=60)
         for line in offered.splitlines()
     ]
 
@@ -172,9 +162,7 @@ def test_the_commands_that_it_offers_work(started: list["subprocess.Popen[str]"]
     assert "requested" in answers[2].stdout
 
 
-def test_it_does_not_run_beside_a_public_instance(
-    started: list["subprocess.Popen[str]"], tmp_path: Path
-) -> None:
+def test_it_does_not_run_beside_a_public_instance(started: Demos, tmp_path: Path) -> None:
     demo = start(started, tmp_path, BASE_URL="https://tidings.example.org")
 
     said, complaints = demo.communicate(timeout=60)
@@ -184,9 +172,7 @@ def test_it_does_not_run_beside_a_public_instance(
     assert "https://tidings.example.org" in complaints
 
 
-def test_settings_of_the_person_who_runs_it_do_not_reach_it(
-    started: list["subprocess.Popen[str]"], tmp_path: Path
-) -> None:
+def test_settings_of_the_person_who_runs_it_do_not_reach_it(started: Demos, tmp_path: Path) -> None:
     theirs = tmp_path / "theirs.db"
 
     demo = start(

@@ -1,5 +1,7 @@
 """`flask demo`: starts the two instances, tells the story, stays until it is stopped, leaves nothing."""
 
+import contextlib
+import shutil
 import signal
 import sys
 import time
@@ -12,7 +14,7 @@ from types import FrameType
 import click
 from flask.cli import with_appcontext
 
-from app.cli.demo.instances import DemoInstance, Folder, StoryBroken, free_ports
+from app.cli.demo.instances import DemoInstance, Folder, StoryBroken, claim_ports
 from app.cli.demo.story import WORKSPACE, tell_story
 from app.cli.output import Command, Failure
 from app.config import is_loopback, settings
@@ -52,12 +54,12 @@ def demo(once: bool) -> None:
                 raise Failure("The demo was stopped before its end. Run it again.") from None
             click.echo("\nStopped; nothing is left.", err=True)
         except StoryBroken as broken:
-            raise Failure(f"The demo went wrong: {broken}. `flask doctor` checks this machine.") from broken
+            raise Failure(f"The demo went wrong: {broken}. The logs: {_failed_logs()}/*.log") from broken
 
 
 def _run(once: bool) -> None:
     folder = Folder(settings().data_dir / "demo" / uuid.uuid4().hex[:8])
-    ports = free_ports(PORTS)
+    ports = claim_ports(PORTS)
     alpha, beta = (DemoInstance(name, folder, port) for name, port in zip(NAMES, ports, strict=True))
     pair = (alpha, beta)
     try:
@@ -68,6 +70,9 @@ def _run(once: bool) -> None:
         else:
             _say_what_to_try(alpha, beta)
             signal.pause()
+    except StoryBroken:
+        _keep_logs(pair)
+        raise
     finally:
         _clean_up(pair, folder)
 
@@ -109,6 +114,18 @@ def _say_what_to_try(alpha: DemoInstance, beta: DemoInstance) -> None:
         f"   {flask} -e {alpha.env_file} connection request {beta.base_url}\n"
         "\nA console in the browser is not there yet. Ctrl-C stops both and removes everything."
     )
+
+
+def _failed_logs() -> Path:
+    """Where the logs of a demo that went wrong are kept."""
+    return settings().data_dir / "demo-failed"
+
+
+def _keep_logs(pair: Iterable[DemoInstance]) -> None:
+    _failed_logs().mkdir(exist_ok=True)
+    for instance in pair:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copy(instance.log, _failed_logs())
 
 
 def _clean_up(pair: Iterable[DemoInstance], folder: Folder) -> None:

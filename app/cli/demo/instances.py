@@ -13,10 +13,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
@@ -62,19 +62,27 @@ class Folder:
             raise StoryBroken(f"a process of the demo does not end and keeps {self.path}") from None
 
 
+class ClaimedPort(NamedTuple):
+    """A port, and what keeps other demos off it while an instance starts there."""
+
+    number: int
+    claim: socket.socket
+
+
 class DemoInstance:
     """One instance: made by `flask init`, run by `flask up`."""
 
-    def __init__(self, name: str, folder: Folder, port: int) -> None:
+    def __init__(self, name: str, folder: Folder, port: ClaimedPort) -> None:
         self.name = name
-        self.base_url = f"http://127.0.0.1:{port}"
+        self._port = port
+        self.base_url = f"http://127.0.0.1:{port.number}"
         self.log = folder.path / f"{name}.log"
         self.data_dir = folder.path / name
         self.env_file = folder.path / f"{name}.env"
         self._hold = folder.hold
         self._settings = {
             "BASE_URL": self.base_url,
-            "BIND": f"127.0.0.1:{port}",
+            "BIND": f"127.0.0.1:{port.number}",
             "DATA_DIR": str(self.data_dir),
             "INSTANCE_NAME": name,
             "FEDERATION_ALLOWED_NETWORKS": "127.0.0.0/8",
@@ -203,14 +211,28 @@ def wait_for(what: str, look: Callable[[], T | None]) -> T:
         pause_s = min(pause_s * 1.5, 0.1)
 
 
-def free_ports(wanted: tuple[int, ...]) -> list[int]:
-    """The wanted ports of the loopback address; for each that is taken, the next one that is free."""
-    found: list[int] = []
-    for port in wanted:
-        while port in found or not _is_free(port):
-            port += len(wanted)
-        found.append(port)
+def claim_ports(wanted: Sequence[int]) -> list[ClaimedPort]:
+    """The wanted ports of the loopback address; for each that is taken, one of the next that is free."""
+    found: list[ClaimedPort] = []
+    for number in wanted:
+        while (claim := _claim(number)) is None:
+            number += len(wanted)
+        found.append(ClaimedPort(number, claim))
     return found
+
+
+def _claim(port: int) -> socket.socket | None:
+    """A name that only one demo can hold until it ends, if the port is free; else None."""
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        if sys.platform == "linux":
+            claim.bind(f"\0tidings-demo-{port}")
+        if _is_free(port):
+            return claim
+    except OSError:
+        pass  # Another demo has it, and starts an instance there.
+    claim.close()
+    return None
 
 
 def _is_free(port: int) -> bool:
