@@ -245,7 +245,7 @@ def untrusted_keys(instance_id: str, key_id: str) -> list[PinnedKey]:
     found = []
     for peer in _live_peers(instance_id):
         pinned = {record.key_id for record in pinned_records(peer.id)}
-        records = {r.key_id: r for r in _document_of(peer).keys}
+        records = {r.key_id: r for r in _document_keys(peer)}
         if key_id in records and key_id not in pinned:
             found.append(PinnedKey(records[key_id], peer.id))
     return found
@@ -318,21 +318,21 @@ def trust_document(peer: Peer) -> None:
 
     Pinned keys that the document does not have stay as they are, but only one key is active.
     """
-    document = _document_of(peer)
-    named = {record.key_id for record in document.keys}
+    keys = _document_keys(peer)
+    named = {record.key_id for record in keys}
     retired = [
         replace(record, status=KeyStatus.RETIRED, not_after=clock.now_ms())
         for record in pinned_records(peer.id)
         if record.key_id not in named and record.status in (KeyStatus.ACTIVE, KeyStatus.NEXT)
     ]
     revoked = {r.key_id for r in pinned_records(peer.id) if r.status is KeyStatus.REVOKED}
-    write_keys(peer.id, [*retired, *(record for record in document.keys if record.key_id not in revoked)])
+    write_keys(peer.id, [*retired, *(record for record in keys if record.key_id not in revoked)])
 
 
 def refuse_document_keys(peer: Peer) -> None:
     """Remember the unknown keys of the peer's document as refused, inside the caller's transaction."""
     pinned = {record.fingerprint for record in pinned_records(peer.id)}
-    unknown = {record.fingerprint for record in _document_of(peer).keys} - pinned
+    unknown = {record.fingerprint for record in _document_keys(peer)} - pinned
     peer.refused_keys = orjson.dumps(sorted(unknown | refused_keys(peer))).decode()
 
 
@@ -435,10 +435,13 @@ def _look_again(peer: Peer) -> FetchedDocument | None:
     return fetched
 
 
-def _document_of(peer: Peer) -> InstanceDocument:
-    """The document as last read; it was verified then."""
+def _document_keys(peer: Peer) -> Sequence[KeyRecord]:
+    """The keys of the document as last read, which was verified then; none if it cannot be read today."""
     db.session.refresh(peer)
-    return parse_instance_document(orjson.loads(peer.document))
+    try:
+        return parse_instance_document(loads(peer.document.encode())).keys
+    except Problem:
+        return ()
 
 
 def _log_conflict(document: InstanceDocument) -> None:
