@@ -8,9 +8,9 @@ from app.models.attempt import Attempt, AttemptEntry
 from app.models.connection import Connection, Direction
 from app.models.control_message import ControlOut, ControlReceived, ControlState
 from app.models.delivery import Delivery
-from app.models.event import Event, EventAlias, EventStatus
+from app.models.event import Event, EventAlias, EventSignature, EventStatus
 from app.models.idempotency import IdempotencyKey
-from app.models.instance import Instance, SigningKey
+from app.models.instance import Instance, KeyTold, SigningKey
 from app.models.peer import Peer, PeerKey
 from app.models.stream import Stream, StreamGap
 from app.models.subscription import Subscription
@@ -28,9 +28,11 @@ __all__ = [
     "Direction",
     "Event",
     "EventAlias",
+    "EventSignature",
     "EventStatus",
     "IdempotencyKey",
     "Instance",
+    "KeyTold",
     "Member",
     "Peer",
     "PeerKey",

@@ -68,3 +68,16 @@ class EventAlias(Model):
     stream_id: Mapped[int] = mapped_column(sa.ForeignKey("stream.id"), primary_key=True)
     sequence: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True)
     event_id: Mapped[int] = mapped_column(sa.ForeignKey("event.id", ondelete="CASCADE"))
+
+
+class EventSignature(Model):
+    """What an event of ours was signed with before its key was revoked; receipts may speak of it."""
+
+    __tablename__ = "event_signature"
+
+    event_id: Mapped[int] = mapped_column(sa.ForeignKey("event.id", ondelete="CASCADE"), primary_key=True)
+    key_id: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    #: As the columns of the same names of the event.
+    body: Mapped[str] = mapped_column(sa.Text)
+    signature: Mapped[str] = mapped_column(sa.Text)
+    digest: Mapped[str] = mapped_column(sa.String(44))

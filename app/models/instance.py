@@ -1,4 +1,4 @@
-"""Who we are: one identity, and the keys that sign for it."""
+"""Who we are: one identity, the keys that sign for it, and which peers have yet to learn of them."""
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
@@ -36,3 +36,23 @@ class SigningKey(Model):
     revoked_at: Mapped[int | None] = mapped_column(sa.BigInteger)
     vouch_by: Mapped[str | None] = mapped_column(sa.String(64))
     vouch_signature: Mapped[str | None] = mapped_column(sa.Text)
+
+
+class KeyTold(Model):
+    """A connection whose peer does not know yet how one of our keys stands.
+
+    Without a row the peer knows: it read our document when the connection was made, or acknowledged what it
+    was told since. So the table is empty but for the time around a change of keys.
+    """
+
+    __tablename__ = "key_told"
+
+    #: No foreign key: its check would lock the connection's row, and whoever notes an answer holds that row
+    #: and waits for the key's.
+    connection_id: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True, autoincrement=False)
+    signing_key_id: Mapped[int] = mapped_column(sa.ForeignKey("signing_key.id"), primary_key=True)
+    #: The status that the peer acknowledged last; None: it does not know the key.
+    acknowledged: Mapped[KeyStatus | None] = mapped_column(state_column(KeyStatus))
+    #: The status in the newest `keys.changed` for it, and that message; None: nothing was queued yet.
+    told: Mapped[KeyStatus | None] = mapped_column(state_column(KeyStatus))
+    control_id: Mapped[int | None] = mapped_column(sa.ForeignKey("control_out.id", ondelete="SET NULL"))

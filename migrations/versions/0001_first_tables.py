@@ -522,8 +522,41 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("delivery_id", "attempt_id", name=op.f("pk_attempt_entry")),
     )
 
+    op.create_table(
+        "event_signature",
+        sa.Column("event_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("key_id", sa.String(length=64), nullable=False),
+        sa.Column("body", sa.Text(), nullable=False),
+        sa.Column("signature", sa.Text(), nullable=False),
+        sa.Column("digest", sa.String(length=44), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["event_id"], ["event.id"], name=op.f("fk_event_signature_event_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("event_id", "key_id", name=op.f("pk_event_signature")),
+    )
+    op.create_table(
+        "key_told",
+        sa.Column("connection_id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("signing_key_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("acknowledged", sa.String(length=32), nullable=True),
+        sa.Column("told", sa.String(length=32), nullable=True),
+        sa.Column("control_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["control_id"],
+            ["control_out.id"],
+            name=op.f("fk_key_told_control_id"),
+            ondelete="SET NULL",
+        ),
+        sa.ForeignKeyConstraint(
+            ["signing_key_id"], ["signing_key.id"], name=op.f("fk_key_told_signing_key_id")
+        ),
+        sa.PrimaryKeyConstraint("connection_id", "signing_key_id", name=op.f("pk_key_told")),
+    )
+
 
 def downgrade() -> None:
+    op.drop_table("key_told")
+    op.drop_table("event_signature")
     op.drop_table("attempt_entry")
     op.drop_table("event_alias")
     with op.batch_alter_table("delivery", schema=None) as batch_op:
