@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 from flask import Flask, Response, g, request
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing.exceptions import RequestRedirect
 
@@ -40,7 +40,8 @@ def register(app: Flask) -> None:
     """Let the app answer every error with a problem document."""
     app.register_error_handler(Problem, answer_problem)
     app.register_error_handler(HTTPException, _answer_http)
-    app.register_error_handler(OperationalError, _answer_database)
+    for unavailable in (OperationalError, InterfaceError, TimeoutError):
+        app.register_error_handler(unavailable, _answer_database)
     app.register_error_handler(Exception, _answer_fault)
 
 
@@ -91,7 +92,7 @@ def _plain_detail(status: int) -> str:
     return ""
 
 
-def _answer_database(error: OperationalError) -> Response:
+def _answer_database(error: Exception) -> Response:
     """A database that is busy or away is not our caller's fault, and passes."""
     db.session.rollback()
     _log.error("database.unavailable", exc_info=error)

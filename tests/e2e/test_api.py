@@ -167,6 +167,18 @@ def test_a_remote_that_is_not_there_is_502(instance: Instance) -> None:
     assert [(answer.status, answer.body["code"]) for answer in answers] == [(502, "remote_unreachable")] * 2
 
 
+def test_a_body_that_is_too_large_is_answered_all_the_same(instance: Instance) -> None:
+    large = "x" * (17 * 1024 * 1024)
+
+    answer = instance.api("POST", "/events/publish", {"eventType": "task.created", "payload": {"x": large}})
+    stranger = instance.api("POST", "/events/publish", {"x": large}, Authorization="Bearer tdg_nobody")
+    after = instance.api("GET", "/connections")
+
+    assert (answer.status, answer.body["code"]) == (413, "too_large")
+    assert (stranger.status, stranger.body["code"]) == (401, "authentication_failed")
+    assert after.status == 200
+
+
 def test_the_server_is_ready_and_counts(instance: Instance) -> None:
     instance.post("/events/publish", {"eventType": "task.created", "payload": {}})
 

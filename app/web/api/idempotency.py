@@ -27,6 +27,9 @@ WAIT_S = 10
 
 MAX_KEY_LENGTH = 255
 
+#: Old rows that each new key takes with it.
+_FORGET = 20
+
 _KEY = IdempotencyKey.__table__
 
 
@@ -94,15 +97,24 @@ def _kept_answer(workspace_id: int, key: str, call: str) -> bytes | None:
     return answer.encode()
 
 
+def _forget_old(before_ms: int, workspace_id: int, key: str) -> None:
+    """Delete this key's old row, and a few others' while here: more than come, so that none pile up."""
+    old = (
+        sa.select(_KEY.c.id)
+        .where(_KEY.c.created_at <= before_ms)
+        .order_by(_KEY.c.created_at)
+        .limit(_FORGET)
+        .with_for_update(skip_locked=True)
+    )
+    same = sa.and_(_KEY.c.workspace_id == workspace_id, _KEY.c.key == key, _KEY.c.created_at <= before_ms)
+    db.session.execute(sa.delete(IdempotencyKey).where(sa.or_(same, _KEY.c.id.in_(old))))
+
+
 def _take(workspace_id: int, key: str, call: str, status: int) -> bool:
     """Whether the key is ours now; False if another call has it."""
     now = clock.now_ms()
     insert = sqlite.insert if is_sqlite() else postgresql.insert
-    db.session.execute(
-        sa.delete(IdempotencyKey).where(
-            _KEY.c.workspace_id == workspace_id, _KEY.c.key == key, _KEY.c.created_at <= now - KEPT_MS
-        )
-    )
+    _forget_old(now - KEPT_MS, workspace_id, key)
     take = (
         insert(IdempotencyKey)
         .values(

@@ -19,7 +19,8 @@ from flask import Blueprint, Response, request
 from pydantic import BaseModel, TypeAdapter
 
 from app.config import settings
-from app.protocol.errors import Problem
+from app.protocol.errors import NotFound, Problem
+from app.protocol.members import is_uuid
 from app.reports.paging import Page
 from app.web.auth import Scope, authenticate, require
 from app.web.params import JSON, MAX_BODY_BYTES, has_body, read_json, read_query, refuse_query, validate
@@ -109,6 +110,7 @@ def _wrapped(operation: Operation, view: View, reads_body: bool) -> View:
     def call(**arguments: Any) -> Response:
         bearer = authenticate(request.headers.get("Authorization"))
         require(bearer, operation.scopes)
+        arguments = {name: _checked_id(text) for name, text in arguments.items()}
         if operation.query is not None:
             arguments["query"] = read_query(request, operation.query)
         else:
@@ -118,6 +120,13 @@ def _wrapped(operation: Operation, view: View, reads_body: bool) -> View:
         return _answer(view(bearer, **arguments), status)
 
     return call
+
+
+def _checked_id(text: str) -> str:
+    """An id of the path, in lower case. What is no UUID names nothing, and is not looked for."""
+    if not is_uuid(text.lower()):
+        raise NotFound("There is nothing with this id: ids are UUIDs.")
+    return text.lower()
 
 
 def _read_body(adapter: TypeAdapter[Any], required: bool) -> Any:

@@ -148,9 +148,10 @@ def test_an_id_that_is_none_is_404(scene: Scene, caller: Caller) -> None:
     answers = [
         caller.get("/connections/7"),
         caller.get("/events/messages/7"),
+        caller.get("/events/messages/%00"),
         caller.post("/connections/7/accept"),
         caller.post("/events/subscriptions/7/approve"),
         caller.post("/events/messages/7/retry"),
     ]
 
-    assert [answer.status_code for answer in answers] == [404] * 5
+    assert [answer.status_code for answer in answers] == [404] * 6

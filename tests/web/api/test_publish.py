@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from app import clock
 from app.access import tokens
 from app.database import db
-from app.models import Delivery, Event
+from app.models import Delivery, Event, IdempotencyKey
 from app.web.api import idempotency
 from tests.exchange import Scene, make_scene, subscribe
 from tests.web.api.conftest import PREFIX, Caller
@@ -264,6 +264,17 @@ def test_a_key_stands_for_24_hours(scene: Scene, caller: Caller) -> None:
 
     assert later.status_code == 202
     assert stored() == 2
+
+
+def test_old_keys_do_not_pile_up(scene: Scene, caller: Caller) -> None:
+    for n in range(3):
+        caller.post("/events/publish", EVENT, {"Idempotency-Key": f"old-{n}"})
+
+    with clock.frozen_at(clock.now_ms() + idempotency.KEPT_MS + 1):
+        caller.post("/events/publish", EVENT, {"Idempotency-Key": "new"})
+
+    db.session.rollback()
+    assert db.session.scalars(select(IdempotencyKey.key)).all() == ["new"]
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "\x7f"])
