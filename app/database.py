@@ -29,6 +29,16 @@ NAMING = {
 #: How long a writer waits for another one on SQLite, in seconds.
 BUSY_TIMEOUT_S = 15
 
+#: What every SQLite connection is told. A write-ahead log of 16 MB instead of 4 is moved into the database a
+#: quarter as often: a page that many transactions change is then written once for all of them.
+_PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=NORMAL",
+    "foreign_keys=ON",
+    "temp_store=MEMORY",
+    "wal_autocheckpoint=4000",
+)
+
 #: Execution option that marks a connection's next transaction as a writing one.
 _WRITE = "tidings_write"
 
@@ -126,7 +136,7 @@ def _configure_sqlite(dbapi_connection: Any, _record: Any) -> None:
         return
     dbapi_connection.isolation_level = None  # SQLAlchemy's "begin" below says BEGIN, not the driver
     cursor = dbapi_connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "temp_store=MEMORY"):
+    for pragma in _PRAGMAS:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000}")
     cursor.close()
