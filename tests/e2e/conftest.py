@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -43,4 +44,7 @@ def instance(make_instance: MakeInstance) -> Instance:
 @pytest.fixture
 def pair(make_instance: MakeInstance) -> tuple[Instance, Instance]:
     """Two instances that are up and may call each other."""
-    return make_instance("alpha").start(), make_instance("beta").start()
+    alpha, beta = make_instance("alpha"), make_instance("beta")
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(Instance.start, (alpha, beta)))
+    return alpha, beta
