@@ -48,7 +48,7 @@ def by_slug(slug: str) -> Workspace:
 
 
 def ensure_default() -> Workspace:
-    """The default workspace, made if there is none yet. Commits. Safe to call from several processes at once."""
+    """The default workspace, made if there is none yet. Commits. Several processes may call it at once."""
     found = _default()
     if found is None:
         # Another process may be quicker; its row is then the one that counts.

@@ -63,7 +63,12 @@ def test_an_operator_is_no_owner(app: Flask) -> None:
 
 @pytest.mark.parametrize(
     ("email", "password", "pointer"),
-    [("maria", None, "/email"), ("a b@c", None, "/email"), ("@", None, "/email"), ("a@b.c", "short", "/password")],
+    [
+        ("maria", None, "/email"),
+        ("a b@c", None, "/email"),
+        ("@", None, "/email"),
+        ("a@b.c", "short", "/password"),
+    ],
 )
 def test_a_user_without_sense_is_not_made(app: Flask, email: str, password: str | None, pointer: str) -> None:
     place = workspaces.ensure_default()

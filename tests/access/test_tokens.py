@@ -36,7 +36,9 @@ def test_only_a_hash_of_the_secret_is_kept(workspace_id: int) -> None:
     assert secret not in {str(value) for value in kept.values()}
 
 
-@pytest.mark.parametrize("secret", ["", "tdg_", "tdg_" + "x" * 43, "Bearer x", "tdg_" + "x" * 10_000, "tdg_\0é"])
+@pytest.mark.parametrize(
+    "secret", ["", "tdg_", "tdg_" + "x" * 43, "Bearer x", "tdg_" + "x" * 10_000, "tdg_\0é"]
+)
 def test_what_is_no_token_is_not_found(workspace_id: int, secret: str) -> None:
     tokens.create(workspace_id)
 
@@ -104,7 +106,9 @@ def test_the_last_use_is_written_once_a_minute(workspace_id: int, monkeypatch: p
     assert seen == [1_000_000, 1_000_000, 1_060_000]
 
 
-@pytest.mark.parametrize(("scopes", "name"), [([], "x"), (["events:all"], "x"), (["admin"], ""), (["admin"], "x" * 201)])
+@pytest.mark.parametrize(
+    ("scopes", "name"), [([], "x"), (["events:all"], "x"), (["admin"], ""), (["admin"], "x" * 201)]
+)
 def test_a_token_without_sense_is_not_made(workspace_id: int, scopes: list[str], name: str) -> None:
     with pytest.raises(InvalidRequest):
         tokens.create(workspace_id, name, scopes)
