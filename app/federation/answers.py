@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 
 from app import clock
-from app.federation import controls, lifecycle, subscriptions
+from app.federation import controls, lifecycle, subscriptions, told
 from app.federation.consequences import plugged
 from app.models import Connection, ControlOut, ControlState, Direction, Subscription
 from app.protocol.control import ControlType, VerifiedControlAck, parse_grant
@@ -70,6 +70,9 @@ def apply_refusal(connection: Connection, control: ControlOut, code: str, detail
         connection.inbound_open_until = None
     if connection.status in lifecycle.ENDED:
         return
+    if control_type is ControlType.KEYS_CHANGED and connection.status in lifecycle.WAITING:
+        # The peer may not have looked at our request yet; it is told again in a while.
+        return
     if code in HOLDING or connection.status in lifecycle.WAITING:
         hold(connection, code, detail)
 
@@ -93,6 +96,11 @@ def release(connection: Connection) -> None:
 
 def issue_anew(connection: Connection, control: ControlOut) -> None:
     """Say the same again under a new id and number, if it is still so; inside the caller's transaction."""
+    if control.type == ControlType.KEYS_CHANGED.value:
+        # Keys may have changed once more since.
+        control.state = ControlState.GIVEN_UP
+        told.tell_one(connection.id)
+        return
     control.state = ControlState.REFUSED
     if not _is_wanted(connection, control):
         return
@@ -109,7 +117,8 @@ def issue_anew(connection: Connection, control: ControlOut) -> None:
 
 
 def _goes_anew(control_type: ControlType, code: str, attempts: int) -> bool:
-    if control_type in (ControlType.VERIFICATION, ControlType.HEARTBEAT):
+    if control_type in (ControlType.VERIFICATION, ControlType.HEARTBEAT, ControlType.KEYS_CHANGED):
+        # The next one says it; `told` sees to that of keys.
         return False
     if control_type is ControlType.CONNECTION_DISCONNECT:
         # The peer may not know our keys yet: a request that is taken back before it was checked.
@@ -170,6 +179,10 @@ def _resumed(connection: Connection, control: ControlOut, _ack: VerifiedControlA
 
 def _end_known(connection: Connection, _control: ControlOut, _ack: VerifiedControlAck) -> None:
     connection.inbound_open_until = None
+
+
+def _keys_known(connection: Connection, control: ControlOut, _ack: VerifiedControlAck) -> None:
+    told.acknowledge(connection, control)
 
 
 def _verified(connection: Connection, control: ControlOut, ack: VerifiedControlAck) -> None:
@@ -239,6 +252,7 @@ _ON_CONNECTION: dict[ControlType, Callable[[Connection, ControlOut, VerifiedCont
     ControlType.CONNECTION_SUSPEND: _suspension_known,
     ControlType.CONNECTION_RESUME: _resumed,
     ControlType.CONNECTION_DISCONNECT: _end_known,
+    ControlType.KEYS_CHANGED: _keys_known,
     ControlType.VERIFICATION: _verified,
 }
 _ON_SUBSCRIPTION: dict[ControlType, SubscriptionAckHandler] = {

@@ -19,7 +19,7 @@ from app.models import Connection, ControlOut, ControlState
 from app.protocol.canonical import canonical
 from app.protocol.control import ControlPayload, ControlType
 from app.protocol.members import Object
-from app.protocol.signing import Kind
+from app.protocol.signing import Kind, Signer
 
 #: Where a session keeps the connections whose messages, or whose events, go out when it commits.
 _WAKES = "tidings_control_wakes"
@@ -36,14 +36,15 @@ def queue_control(
     *,
     first_issued_at: int | None = None,
     attempts: int = 0,
+    signer: Signer | None = None,
 ) -> ControlOut:
     """Number, sign and store a control message, inside the caller's transaction; it goes after the commit.
 
     The caller holds the connection's row. `first_issued_at` (ms) and `attempts` go on counting where a
-    refused message is issued anew.
+    refused message is issued anew. `signer`: None for the key in use.
     """
     now_ms = clock.now_ms()
-    signer = identity.signer()
+    signer = signer or identity.signer(fresh=True)
     connection.last_control_out += 1
     body = canonical(
         {

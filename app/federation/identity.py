@@ -7,7 +7,7 @@ under it (the key in use, by rotation in another process) is read again after `_
 import contextlib
 import uuid
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -18,8 +18,9 @@ from app import clock
 from app.config import Config, settings
 from app.database import db, transaction
 from app.errors import InvalidState
-from app.models import Instance, SigningKey
+from app.models import Instance, KeyTold, SigningKey
 from app.protocol.keys import (
+    MAX_KEYS,
     Algorithm,
     KeyRecord,
     KeyStatus,
@@ -70,7 +71,8 @@ class _Known:
     instance_id: str
     key: SigningKey
     read_at_s: float
-    signer: Signer | None = None
+    #: By keyId; more than one only while a peer has not heard of the newest.
+    signers: dict[str, Signer] = field(default_factory=dict)
     document: dict[str, Any] | None = None
     document_at_ms: int = 0
 
@@ -81,10 +83,13 @@ _known: weakref.WeakKeyDictionary[Engine, _Known] = weakref.WeakKeyDictionary()
 def ensure_identity(config: Config) -> None:
     """Make the instance's row and its first RSA key if they are missing. Commits; safe to repeat.
 
-    Raises InvalidState if INSTANCE_ID is set to another identity than the one that is kept.
+    Raises InvalidState if INSTANCE_ID is set to another identity than the one that is kept, and if the
+    private key cannot be read with SECRET_KEY.
     """
     _ensure_instance(config)
-    if _has_active_key():
+    active = _active_key()
+    if active is not None:
+        _unsealed(active, config)
         return
     # Made before the transaction: finding the primes takes longer than a writer should hold the database.
     made = generate(Algorithm.RSA)
@@ -98,8 +103,8 @@ def ensure_identity(config: Config) -> None:
         not_before=clock.now_ms(),
     )
     with transaction():
-        _lock_instance()
-        if not _has_active_key():
+        lock_instance()
+        if _active_key() is None:
             db.session.add(key)
 
 
@@ -117,13 +122,42 @@ def local_instance() -> LocalInstance:
     )
 
 
-def signer() -> Signer:
-    """What signs for us now; the private key is unsealed once per process."""
+def signer(*, fresh: bool = False) -> Signer:
+    """What signs for us now; the private key is unsealed once per process.
+
+    fresh: look whether the key in use has changed, which is otherwise noticed after two seconds.
+    """
+    if fresh:
+        _known[db.engine] = _read(_known.get(db.engine))
     known = _current()
-    if known.signer is None:
-        private_key = load_private_key(_unsealed(known.key), True)
-        known.signer = Signer(known.instance_id, known.key.key_id, private_key)
-    return known.signer
+    return _signer_of(known, known.key)
+
+
+def signer_for(connection_id: int, *, fresh: bool = False, announcing: bool = False) -> Signer:
+    """What signs for us toward one peer: the key in use, or the newest before it while it is unknown there.
+
+    announcing: for `keys.changed`, which may be brought by a revoked key if that is all that the peer knows;
+    it is told nothing that a thief of the key could not tell it.
+    """
+    ours = signer(fresh=fresh)
+    unknown = set(
+        db.session.scalars(
+            sa.select(KeyTold.signing_key_id).where(
+                KeyTold.connection_id == connection_id, KeyTold.acknowledged.is_(None)
+            )
+        )
+    )
+    known = _current()
+    if known.key.id not in unknown:
+        return ours
+    usable = (KeyStatus.RETIRED, KeyStatus.REVOKED) if announcing else (KeyStatus.RETIRED,)
+    before = db.session.scalar(
+        sa.select(SigningKey)
+        .where(SigningKey.status.in_(usable), SigningKey.id.not_in(unknown))
+        .order_by(SigningKey.id.desc())
+        .limit(1)
+    )
+    return ours if before is None else _signer_of(known, before)
 
 
 def instance_document() -> dict[str, Any]:
@@ -179,7 +213,7 @@ def _document(now_ms: int) -> dict[str, Any]:
         "software": dict(SOFTWARE),
         "serverTime": now_ms,
         "validUntil": now_ms + DOCUMENT_LIFE_MS,
-        "keys": [record_of(key).to_wire() for key in list_keys()[:16]],
+        "keys": [record_of(key).to_wire() for key in _told_keys()],
         "features": list(FEATURES),
         "limits": {
             "maxEventBytes": MAX_EVENT_BYTES,
@@ -199,7 +233,7 @@ def _current() -> _Known:
 
 def _read(known: _Known | None) -> _Known:
     instance_id = db.session.scalar(sa.select(Instance.instance_id))
-    key = db.session.scalar(sa.select(SigningKey).where(SigningKey.status == KeyStatus.ACTIVE))
+    key = _active_key()
     if instance_id is None or key is None:
         raise InvalidState("This instance has no identity yet; `flask init` makes it.")
     if known is not None and known.key.key_id == key.key_id and known.instance_id == instance_id:
@@ -210,15 +244,41 @@ def _read(known: _Known | None) -> _Known:
     return _Known(instance_id, key, clock.monotonic())
 
 
-def _unsealed(key: SigningKey) -> str:
-    """The private key in PEM, sealed under SECRET_KEY or the one before it."""
-    config = settings()
+def unsealed(key: SigningKey) -> str:
+    """The private key in PEM, sealed under SECRET_KEY or the one before it. Raises InvalidState."""
+    return _unsealed(key, settings())
+
+
+def is_sealed_under(key: SigningKey, secret: str) -> bool:
+    """Whether this secret opens the private key."""
     try:
-        return unseal(key.private_key_sealed, config.secret_key)
+        unseal(key.private_key_sealed, secret)
     except UnsealFailed:
-        if config.secret_key_previous is None:
-            raise
-        return unseal(key.private_key_sealed, config.secret_key_previous)
+        return False
+    return True
+
+
+def _signer_of(known: _Known, key: SigningKey) -> Signer:
+    if key.key_id not in known.signers:
+        private_key = load_private_key(unsealed(key), True)
+        known.signers[key.key_id] = Signer(known.instance_id, key.key_id, private_key)
+    return known.signers[key.key_id]
+
+
+def _told_keys() -> list[SigningKey]:
+    """The keys of the document, at most 16: those that count now, then the revoked, then the newest old."""
+    order = {KeyStatus.ACTIVE: 0, KeyStatus.NEXT: 0, KeyStatus.REVOKED: 1, KeyStatus.RETIRED: 2}
+    return sorted(list_keys(), key=lambda key: order[key.status])[:MAX_KEYS]
+
+
+def _unsealed(key: SigningKey, config: Config) -> str:
+    for secret in (config.secret_key, config.secret_key_previous):
+        if secret is not None and is_sealed_under(key, secret):
+            return unseal(key.private_key_sealed, secret)
+    raise InvalidState(
+        f"SECRET_KEY is not the one that the private key {key.key_id} is encrypted with. Set the one "
+        "that was used before, or give it as SECRET_KEY_PREVIOUS and run `flask key reencrypt`."
+    )
 
 
 def _ensure_instance(config: Config) -> None:
@@ -238,11 +298,14 @@ def _insert_instance(instance_id: str) -> None:
     db.session.flush()
 
 
-def _lock_instance() -> None:
+def lock_instance() -> None:
+    """Let one transaction at a time change the keys."""
     db.session.execute(sa.select(Instance.id).with_for_update())
 
 
-def _has_active_key() -> bool:
-    return (
-        db.session.scalar(sa.select(SigningKey.id).where(SigningKey.status == KeyStatus.ACTIVE)) is not None
+def _active_key() -> SigningKey | None:
+    return db.session.scalar(
+        sa.select(SigningKey)
+        .where(SigningKey.status == KeyStatus.ACTIVE)
+        .execution_options(populate_existing=True)
     )

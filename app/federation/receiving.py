@@ -33,6 +33,7 @@ from app.protocol.control import (
 from app.protocol.errors import ConnectionClosed, InvalidState, KeyUntrusted, Problem, ReplayGone, invalid
 from app.protocol.event_types import is_subset
 from app.protocol.keys import merge_changed_keys
+from app.protocol.signing import Signer
 from app.protocol.states import (
     ENDED_SUBSCRIPTION,
     ConnectionStatus,
@@ -85,7 +86,8 @@ def receive(connection_id: int, message: VerifiedControl, request_id: str | None
         return stored
     try:
         check_control_sequence(message.control_sequence, connection.last_control_in)
-        answered = _answer(message, _decide(connection, message))
+        verdict = _decide(connection, message)
+        answered = _answer(message, verdict, identity.signer_for(connection_id))
     except Problem as problem:
         if problem.status == 429 or problem.status >= 500:
             raise
@@ -128,7 +130,7 @@ def keep_answer(connection_id: int, message: wire.ControlMessage, answered: Answ
 
 def answer_request(message: wire.ControlMessage) -> Answered:
     """The answer to every request for a connection, whatever becomes of it."""
-    return _answer(message, Verdict(ConnectionStatus.PENDING.value))
+    return _answer(message, Verdict(ConnectionStatus.PENDING.value), identity.signer())
 
 
 def heard_from(connection: Connection) -> None:
@@ -157,9 +159,9 @@ def forget_old(limit: int = 1_000) -> int:
     return len(ids)
 
 
-def _answer(message: wire.ControlMessage, verdict: Verdict) -> Answered:
+def _answer(message: wire.ControlMessage, verdict: Verdict, signer: Signer) -> Answered:
     body = sign_control_ack(
-        identity.signer(),
+        signer,
         message_id=str(uuid.uuid4()),
         correlation_id=message.message_id,
         connection_id=message.connection_id,

@@ -17,9 +17,9 @@ import sqlalchemy as sa
 from app import clock, queue
 from app.backoff import parse_retry_after, retry_delay
 from app.database import db, transaction
-from app.federation import answers, controls, identity, lifecycle, outside, peers
+from app.federation import answers, calls, controls, identity, lifecycle, outside, peers
 from app.federation.leases import is_dead, new_owner
-from app.models import Connection, ControlOut, ControlState
+from app.models import Connection, ControlOut, ControlState, SigningKey
 from app.protocol.answers import ControlOutcome, decide_control
 from app.protocol.canonical import check_message, loads
 from app.protocol.control import (
@@ -31,8 +31,8 @@ from app.protocol.control import (
     verify_control_ack,
 )
 from app.protocol.errors import Problem, read_problem
+from app.protocol.keys import KeyStatus
 from app.protocol.signing import Signer, with_signature
-from app.transport import peer_api
 from app.transport.client import Answer
 from app.transport.errors import TransportError
 
@@ -173,18 +173,28 @@ def _claim(connection_id: int, owner: str) -> Outgoing | None:
             peer.id,
             peer.instance_id,
             peer.base_url,
-            identity.signer(),
+            identity.signer_for(connection.id, announcing=_is_announcement(control)),
         )
 
 
 def _issue_anew(connection: Connection) -> None:
-    """Replace the refused messages whose time has come by new ones, if what they say is still so."""
+    """Replace the refused messages whose time has come by new ones, if what they say is still so.
+
+    And those that a key has signed that was revoked since, but for the word of the key that follows it.
+    """
+    revoked = sa.select(SigningKey.key_id).where(SigningKey.status == KeyStatus.REVOKED)
     held = db.session.scalars(
         sa.select(ControlOut)
         .where(
             ControlOut.connection_id == connection.id,
-            ControlOut.state == ControlState.HELD,
-            ControlOut.next_attempt_at <= clock.now_ms(),
+            sa.or_(
+                sa.and_(ControlOut.state == ControlState.HELD, ControlOut.next_attempt_at <= clock.now_ms()),
+                sa.and_(
+                    ControlOut.state == ControlState.WAITING,
+                    ControlOut.key_id.in_(revoked),
+                    ControlOut.type != ControlType.KEYS_CHANGED.value,
+                ),
+            ),
         )
         .order_by(ControlOut.control_sequence)
     ).all()
@@ -205,6 +215,10 @@ def _next(connection: Connection) -> ControlOut | None:
             return control if control.next_attempt_at <= now_ms else None
         control.state = ControlState.GIVEN_UP
     return None
+
+
+def _is_announcement(control: ControlOut) -> bool:
+    return control.type == ControlType.KEYS_CHANGED.value
 
 
 def _life_ms(control: ControlOut) -> int:
@@ -229,12 +243,14 @@ def _is_due(connection_id: int) -> bool:
 
 def _call(outgoing: Outgoing) -> Reply:
     try:
-        answer = peer_api.send_signed(
+        answer = calls.post(
             outside.client(),
+            outgoing.connection_id,
             outgoing.signer,
             outgoing.base_url,
             _PATHS[outgoing.control_type],
             outgoing.body,
+            announcing=outgoing.control_type is ControlType.KEYS_CHANGED,
         )
     except TransportError as error:
         return Reply(ControlOutcome.REPEAT, status_code=error.status, code=error.code, detail=error.detail)

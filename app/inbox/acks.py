@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from uuid import uuid4
 
-from app.federation.identity import signer
 from app.protocol.canonical import loads
 from app.protocol.errors import Problem
 from app.protocol.messages import (
@@ -17,12 +16,15 @@ from app.protocol.messages import (
     sign_ack_batch,
     sign_event_ack,
 )
+from app.protocol.signing import Signer
 
 
-def sign_ack(wire_connection_id: str, event: EventMessage, status: AckStatus, now: int) -> EventAck:
+def sign_ack(
+    signer: Signer, wire_connection_id: str, event: EventMessage, status: AckStatus, now: int
+) -> EventAck:
     """The receipt for one event, stored now or before."""
     wire = sign_event_ack(
-        signer(),
+        signer,
         message_id=str(uuid4()),
         correlation_id=event.message_id,
         connection_id=wire_connection_id,
@@ -34,7 +36,7 @@ def sign_ack(wire_connection_id: str, event: EventMessage, status: AckStatus, no
 
 
 def sign_batch(
-    batch: EventBatch, verdicts: Sequence[AckStatus | Problem], contiguous: int, now: int
+    signer: Signer, batch: EventBatch, verdicts: Sequence[AckStatus | Problem], contiguous: int, now: int
 ) -> bytes:
     """The receipt for a batch in its wire form: an entry for each event, one signature for all."""
     entries = [
@@ -44,7 +46,7 @@ def sign_batch(
         for entry, verdict in zip(batch.entries, verdicts, strict=True)
     ]
     return sign_ack_batch(
-        signer(),
+        signer,
         message_id=str(uuid4()),
         batch_id=batch.batch_id,
         connection_id=batch.connection_id,

@@ -21,7 +21,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from app.clock import now_ms
 from app.database import db, is_sqlite, lock_workspace_inbox, table_of, transaction
-from app.federation.identity import MAX_EVENT_BYTES
+from app.federation.identity import MAX_EVENT_BYTES, signer_for
 from app.federation.lifecycle import lock, refusal_of_events
 from app.federation.receiving import heard_from
 from app.federation.subscriptions import accepted_patterns
@@ -118,9 +118,10 @@ def handle_incoming_event(connection: Connection, event: VerifiedEvent) -> Event
         locked = lock(connection.id)
         now = now_ms()
         [verdict] = _Reception(locked, None, now).take([Arrival(event)])
+        ours = signer_for(connection.id)
     if isinstance(verdict, Problem):
         raise verdict
-    return acks.sign_ack(connection.wire_connection_id, event, verdict, now)
+    return acks.sign_ack(ours, connection.wire_connection_id, event, verdict, now)
 
 
 def receive_batch(connection: Connection, batch: EventBatch, checked: Sequence[Arrival | Problem]) -> bytes:
@@ -137,6 +138,7 @@ def receive_batch(connection: Connection, batch: EventBatch, checked: Sequence[A
         locked = lock(connection.id)
         now = now_ms()
         outcome = _receive(locked, batch, checked, now)
+        ours = signer_for(connection.id)
     if isinstance(outcome, Problem):
         raise outcome
     verdicts, contiguous = outcome
@@ -151,7 +153,7 @@ def receive_batch(connection: Connection, batch: EventBatch, checked: Sequence[A
             "contiguous": contiguous,
         },
     )
-    return acks.sign_batch(batch, verdicts, contiguous, now)
+    return acks.sign_batch(ours, batch, verdicts, contiguous, now)
 
 
 def _receive(

@@ -3,7 +3,7 @@
 from app import queue
 from app.database import transaction
 from app.errors import RemoteError
-from app.federation import connections, peers, receiving, requests, sending, subscriptions
+from app.federation import connections, peers, receiving, requests, sending, subscriptions, told
 from app.outbox import rescue
 
 REFRESH_PEER = "app.jobs.maintenance.refresh_peer"
@@ -12,6 +12,7 @@ REFRESH_PEER = "app.jobs.maintenance.refresh_peer"
 def sweep() -> None:
     """Find whatever is due or was left behind, and wake who does it. Safe to run twice; needs no Redis."""
     rescue.sweep()
+    told.tell(limit=200)
     sending.wake_due()
     requests.check_due()
     subscriptions.renew_due()

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from app.clock import now_ms
 from app.database import db, table_of
-from app.models import Connection, Delivery, Direction, Event
+from app.models import Connection, Delivery, Direction, Event, EventSignature
 from app.outbox.claim import Batch
 from app.outbox.rollup import sum_up
 from app.outbox.target import Target
@@ -34,6 +34,7 @@ _WAITING = (DeliveryState.PENDING, DeliveryState.SENDING)
 
 _DELIVERY = table_of(Delivery)
 _EVENT = table_of(Event)
+_FORMER = table_of(EventSignature)
 
 
 class NotAnAck(Exception):
@@ -81,11 +82,12 @@ def process_event_ack(connection: Connection, ack: VerifiedEventAck | VerifiedAc
     """
     verdicts = _verdicts_of(ack)
     rows = _sent(connection, [verdict.message_id for verdict in verdicts])
+    former = _former_digests(rows, verdicts)
     received: list[int] = []
     refused: dict[tuple[str, str], list[int]] = {}
     for verdict in verdicts:
         row = rows.get(verdict.message_id)
-        if row is None or row.digest != verdict.digest:
+        if row is None or verdict.digest not in (row.digest, *former.get(row.event_id, ())):
             continue
         if verdict.received and row.state is not DeliveryState.DELIVERED:
             received.append(row.id)
@@ -146,6 +148,21 @@ def _verdicts_of(ack: VerifiedEventAck | VerifiedAckBatch) -> list[_Verdict]:
     if isinstance(ack, EventAck):
         return [_Verdict(ack.correlation_id, ack.digest, ack.received, ack.error)]
     return [_Verdict(entry.correlation_id, entry.digest, entry.received, entry.error) for entry in ack.acks]
+
+
+def _former_digests(rows: dict[str, Any], verdicts: Sequence[_Verdict]) -> dict[int, list[str]]:
+    """What the digests of events were, by id, before they were signed again; looked up where one differs."""
+    differing = [
+        rows[verdict.message_id].event_id
+        for verdict in verdicts
+        if verdict.message_id in rows and rows[verdict.message_id].digest != verdict.digest
+    ]
+    found: dict[int, list[str]] = {}
+    if differing:
+        kept = sa.select(_FORMER.c.event_id, _FORMER.c.digest).where(_FORMER.c.event_id.in_(differing))
+        for event_id, digest in db.session.connection().execute(kept):
+            found.setdefault(event_id, []).append(digest)
+    return found
 
 
 def _sent(connection: Connection, message_ids: Sequence[str]) -> dict[str, Any]:

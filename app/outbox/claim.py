@@ -6,6 +6,7 @@ more are finished on the way: too old, too large for the peer, or covered by no 
 """
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -13,9 +14,11 @@ import sqlalchemy as sa
 
 from app.backoff import MAX_RETRY_AGE_MS
 from app.database import db, table_of
+from app.federation.identity import signer
 from app.federation.subscriptions import granted_patterns
+from app.federation.told import withheld_key_ids
 from app.models import Delivery, Event
-from app.outbox import finish
+from app.outbox import finish, resign
 from app.outbox.epochs import Counter, advance, current_counter
 from app.outbox.target import Target
 from app.protocol.event_types import covering_patterns
@@ -74,8 +77,8 @@ _Row = Any
 _Sized = tuple[_Row, int]
 
 
-def _due(numbered: bool) -> sa.Select[Any]:
-    """The due rows of one kind with their events, in order.
+def _due(numbered: bool, withholding: bool = False) -> sa.Select[Any]:
+    """The due rows of one kind with their events, in order; withholding: but for those signed by some keys.
 
     The rows are chosen first and joined then, so that no planner starts with the events. Ordering by
     (sequence, id) even where the sequence is null lets both engines read the index as it stands.
@@ -86,6 +89,12 @@ def _due(numbered: bool) -> sa.Select[Any]:
         _DELIVERY.c.sequence.is_not(None) if numbered else _DELIVERY.c.sequence.is_(None),
         _DELIVERY.c.next_attempt_at <= sa.bindparam("now"),
     ]
+    if withholding:
+        withheld = sa.exists().where(
+            _EVENT.c.id == _DELIVERY.c.event_id,
+            _EVENT.c.key_id.in_(sa.bindparam("withheld", expanding=True)),
+        )
+        conditions.append(~withheld)
     chosen = (
         sa.select(
             _DELIVERY.c.id,
@@ -110,6 +119,7 @@ def _due(numbered: bool) -> sa.Select[Any]:
             _EVENT.c.timestamp,
             _EVENT.c.body,
             _EVENT.c.signature,
+            _EVENT.c.key_id,
         )
         .join_from(chosen, _EVENT, _EVENT.c.id == chosen.c.event_id)
         .order_by(chosen.c.sequence, chosen.c.id)
@@ -117,6 +127,7 @@ def _due(numbered: bool) -> sa.Select[Any]:
 
 
 _NUMBERED, _NEW = _due(numbered=True), _due(numbered=False)
+_KNOWN_NUMBERED, _KNOWN_NEW = _due(numbered=True, withholding=True), _due(numbered=False, withholding=True)
 
 
 def is_granted(event_type: str, patterns: frozenset[str]) -> bool:
@@ -128,10 +139,12 @@ def claim(target: Target, now: int, most: int) -> Claim:
     """The next batch of at most `most` events, marked as being sent and numbered."""
     counter = current_counter(target.connection_id)
     patterns = frozenset(granted_patterns(target.connection_id))
+    withheld = withheld_key_ids(target.connection_id) if target.has_unknown_key else []
     for _ in range(_MAX_PAGES):
-        rows = _read_due(target.connection_id, now, min(most, target.max_batch_events))
+        rows = _read_due(target.connection_id, now, min(most, target.max_batch_events), withheld)
         if not rows:
             return Claim(None)
+        rows = _validly_signed(rows)
         good = _finish_hopeless(target, rows, patterns, now)
         if good:
             return Claim(_take(target, counter, _fitting(good, target.max_request_bytes)))
@@ -152,13 +165,29 @@ def has_due(connection_id: int, now: int) -> bool:
     return found.first() is not None
 
 
-def _read_due(connection_id: int, now: int, most: int) -> list[_Row]:
+def _read_due(connection_id: int, now: int, most: int, withheld: list[str]) -> list[_Row]:
     connection = db.session.connection()
-    parameters = {"connection_id": connection_id, "now": now}
-    rows = list(connection.execute(_NUMBERED, {**parameters, "most": most}))
+    parameters: dict[str, Any] = {"connection_id": connection_id, "now": now}
+    numbered, new = _NUMBERED, _NEW
+    if withheld:
+        parameters["withheld"] = withheld
+        numbered, new = _KNOWN_NUMBERED, _KNOWN_NEW
+    rows = list(connection.execute(numbered, {**parameters, "most": most}))
     if len(rows) < most:
-        rows += connection.execute(_NEW, {**parameters, "most": most - len(rows)})
+        rows += connection.execute(new, {**parameters, "most": most - len(rows)})
     return rows
+
+
+def _validly_signed(rows: list[_Row]) -> list[_Row]:
+    """The rows; those whose key was revoked are signed again."""
+    revoked = resign.revoked_among({row.key_id for row in rows} - {signer().key_id})
+    if not revoked:
+        return rows
+    again = resign.sign_again([row.event_id for row in rows if row.key_id in revoked])
+    return [
+        SimpleNamespace(**(row._mapping | again[row.event_id]._asdict())) if row.event_id in again else row
+        for row in rows
+    ]
 
 
 def _finish_hopeless(

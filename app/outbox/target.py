@@ -5,11 +5,12 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from app.database import db, table_of
-from app.models import Connection, Peer
+from app.models import Connection, KeyTold, Peer
 from app.protocol.states import ConnectionStatus
 
 _CONNECTION = table_of(Connection)
 _PEER = table_of(Peer)
+_TOLD = table_of(KeyTold)
 
 
 class Target(NamedTuple):
@@ -28,6 +29,8 @@ class Target(NamedTuple):
     failures: int
     retry_at: int
     last_delivered_at: int
+    #: The peer has not acknowledged one of our keys yet: what is signed by that waits.
+    has_unknown_key: bool
 
 
 def sending_clause() -> sa.ColumnElement[bool]:
@@ -55,6 +58,7 @@ _READ = (
         _CONNECTION.c.failures,
         _CONNECTION.c.retry_at,
         sa.func.coalesce(_CONNECTION.c.last_delivered_at, 0),
+        sa.exists().where(_TOLD.c.connection_id == _CONNECTION.c.id, _TOLD.c.acknowledged.is_(None)),
     )
     .join_from(_CONNECTION, _PEER, _CONNECTION.c.peer_id == _PEER.c.id)
     .where(_CONNECTION.c.id == sa.bindparam("connection_id"))

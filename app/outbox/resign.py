@@ -1,0 +1,113 @@
+"""Resign: events whose key was revoked before they arrived are signed again by the key in use.
+
+It happens when they are taken up, wherever they were waiting and whenever that is: in the queue, or as a
+dead letter that somebody sends again. The messageId stays, so a peer that has the event already answers
+`duplicate`. The former signature is kept, for receipts may speak of it.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from app.database import db, table_of
+from app.federation.identity import signer
+from app.models import Event, EventSignature, SigningKey
+from app.protocol.canonical import canonical, loads
+from app.protocol.keys import KeyStatus
+from app.protocol.signing import Kind, Signer, body_input, digest
+
+_EVENT = table_of(Event)
+_FORMER = table_of(EventSignature)
+_KEY = table_of(SigningKey)
+
+_READ = (
+    sa.select(_EVENT.c.id, _EVENT.c.body, _EVENT.c.signature, _EVENT.c.key_id, _EVENT.c.digest)
+    .where(_EVENT.c.id.in_(sa.bindparam("ids", expanding=True)))
+    .order_by(_EVENT.c.id)
+    .with_for_update()
+)
+_WRITE = (
+    sa.update(_EVENT)
+    .where(_EVENT.c.id == sa.bindparam("event"))
+    .values(
+        body=sa.bindparam("to_body"),
+        signature=sa.bindparam("to_signature"),
+        key_id=sa.bindparam("to_key"),
+        digest=sa.bindparam("to_digest"),
+    )
+)
+
+
+class Signed(NamedTuple):
+    """What changes when an event is signed again."""
+
+    body: str
+    signature: str
+    key_id: str
+    digest: str
+
+
+def revoked_among(key_ids: set[str]) -> set[str]:
+    """Those of our keys that are revoked."""
+    if not key_ids:
+        return set()
+    found = db.session.connection().execute(
+        sa.select(_KEY.c.key_id).where(_KEY.c.key_id.in_(key_ids), _KEY.c.status == KeyStatus.REVOKED)
+    )
+    return set(found.scalars())
+
+
+def sign_again(event_ids: Sequence[int]) -> dict[int, Signed]:
+    """Sign these events of ours by the key in use, each {event id: what it has now}.
+
+    Called inside `transaction()`. An event that another drain has signed meanwhile is left as that left it.
+    """
+    ours = signer(fresh=True)
+    connection = db.session.connection()
+    rows = connection.execute(_READ, {"ids": sorted(set(event_ids))}).all()
+    revoked = revoked_among({row.key_id for row in rows})
+    made = {row.id: _signed(ours, row.body) for row in rows if row.key_id in revoked}
+    if made:
+        connection.execute(
+            sa.insert(_FORMER),
+            [
+                {
+                    "event_id": row.id,
+                    "key_id": row.key_id,
+                    "body": row.body,
+                    "signature": row.signature,
+                    "digest": row.digest,
+                }
+                for row in rows
+                if row.id in made
+            ],
+        )
+        connection.execute(
+            _WRITE,
+            [
+                {
+                    "event": event_id,
+                    "to_body": signed.body,
+                    "to_signature": signed.signature,
+                    "to_key": signed.key_id,
+                    "to_digest": signed.digest,
+                }
+                for event_id, signed in made.items()
+            ],
+        )
+    untouched = {
+        row.id: Signed(row.body, row.signature, row.key_id, row.digest) for row in rows if row.id not in made
+    }
+    return made | untouched
+
+
+def _signed(ours: Signer, body: str) -> Signed:
+    message: dict[str, Any] = loads(body.encode())
+    again = canonical(message | {"keyId": ours.key_id})
+    return Signed(
+        again.decode(),
+        ours.sign_body(Kind.EVENT, again),
+        ours.key_id,
+        digest(body_input(Kind.EVENT, again)),
+    )
