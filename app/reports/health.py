@@ -123,15 +123,14 @@ def _worker() -> _Seen:
 def _identity() -> _Seen:
     try:
         ours = identity.local_instance()
-        identity.signer()
     except (Problem, SQLAlchemyError) as error:
+        db.session.rollback()
         return _Seen(False, _one_line(error), "Run `flask init`.")
-    except Exception as error:  # The key does not open: whatever the reason, the cure is the same.
-        return _Seen(
-            False,
-            f"the private key cannot be opened: {type(error).__name__}",
-            "Restore the SECRET_KEY that the keys were made under (DATA_DIR/secret_key, or the variable).",
-        )
+    try:
+        identity.signer()
+    except (Problem, ValueError) as error:
+        fix = "Restore the SECRET_KEY that the keys were made under: DATA_DIR/secret_key, or the variable."
+        return _Seen(False, _one_line(error), fix)
     return _Seen(True, f"{ours.instance_id} signs with {ours.key_id}")
 
 

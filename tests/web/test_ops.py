@@ -1,6 +1,7 @@
 """For those who watch: /healthz, /readyz, /metrics."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -80,6 +81,48 @@ def test_the_doctor_finds_keys_of_another_secret(make_app: Callable[..., Flask])
 
     assert not check["ok"]
     assert "SECRET_KEY" in check["fix"]
+
+
+def test_the_doctor_finds_what_waits_for_a_person(app: Flask) -> None:
+    scene = make_scene()
+    with transaction():
+        scene.connection.hold_code = "access_denied"
+
+    [check] = [check for check in health.doctor() if check["name"] == "holds"]
+
+    assert not check["ok"]
+    assert scene.connection.public_id in check["detail"]
+
+
+def test_the_doctor_goes_on_without_redis_and_tables(make_app: Callable[..., Flask], tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'empty.db'}"
+    bare = make_app(REDIS_URL="redis://127.0.0.1:1/0", DATABASE_URL=url, BASE_URL="http://a.example")
+
+    with bare.app_context():
+        failed = {check["name"] for check in health.doctor() if not check["ok"]}
+
+    assert failed == {"redis", "migrations", "worker", "identity", "settings", "queues", "holds"}
+
+
+def test_metrics_leave_out_what_cannot_be_read(make_app: Callable[..., Flask], tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'empty.db'}"
+    client = make_app(REDIS_URL="redis://127.0.0.1:1/0", DATABASE_URL=url).test_client()
+
+    answer = client.get("/metrics")
+
+    assert (answer.status_code, answer.data) == (200, b"")
+
+
+def test_a_database_that_is_away_is_named(make_app: Callable[..., Flask]) -> None:
+    away = make_app(DATABASE_URL="postgresql+psycopg://nobody@127.0.0.1:1/none")
+    client = away.test_client()
+
+    ready = client.get("/readyz")
+    called = client.get("/api/v1/federation/connections", headers={"Authorization": "Bearer tdg_x"})
+
+    assert (ready.status_code, ready.json["missing"]) == (503, ["database", "migrations", "worker"])
+    assert (called.status_code, called.json["code"]) == (503, "overloaded")
+    assert called.headers["Retry-After"] == "5"
 
 
 def test_metrics_count_requests_and_show_what_waits(app: Flask, client: FlaskClient) -> None:
