@@ -4,6 +4,7 @@ The listening socket is made by whoever starts the server, so that a port that i
 that callers wait instead of being refused while a server that died is started again.
 """
 
+import signal
 import socket
 from typing import Any
 
@@ -31,6 +32,8 @@ GRACE_S = 15
 MAX_REQUEST_LINE = 4094
 MAX_HEADER_BYTES = 8190
 MAX_HEADERS = 64
+
+_END = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 
 
 class PortTaken(Exception):
@@ -65,7 +68,7 @@ def listen(bind: str) -> socket.socket:
 def serve(app: Flask, config: Config, listener: socket.socket) -> None:
     """Serve the app until SIGTERM or SIGINT; requests in hand are answered first. Raises SystemExit."""
     util.write_error = write_error
-    arbiter = Arbiter(_Application(app, config))
+    arbiter = _Arbiter(_Application(app, config))
     kind = sock.TCP6Socket if listener.family == socket.AF_INET6 else sock.TCPSocket
     arbiter.LISTENERS = [kind(listener.getsockname(), arbiter.cfg, arbiter.log, fd=listener.detach())]
     arbiter.run()
@@ -111,8 +114,27 @@ class _Application(BaseApplication):  # type: ignore[misc]
         return self._app
 
 
+class _Arbiter(Arbiter):  # type: ignore[misc]
+    """gunicorn's master, which lets no wish for the end get lost.
+
+    A new web process has its master's handlers until it makes its own; what it is told in between would only
+    be noted, and the master would wait for it until its patience ends. So it is told after that.
+    """
+
+    def spawn_worker(self) -> Any:
+        """Fork a web process; its pid."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _END)
+        try:
+            return super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _END)
+
+
 def _post_fork(_arbiter: Any, worker: Any) -> None:
-    """In each new web process: end with the arbiter, and open connections of our own."""
+    """In each new web process: end when asked or with the arbiter, and open connections of our own."""
+    for number in _END:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _END)
     processes.end_with_parent(worker.ppid)
     app = worker.app.wsgi()
     with app.app_context():
