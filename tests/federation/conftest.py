@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import pytest
@@ -11,10 +12,13 @@ import sqlalchemy as sa
 from flask import Flask
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
+from app import clock
 from app.access.workspaces import ensure_default
-from app.database import db
+from app.config import settings
+from app.database import db, transaction
 from app.federation import connections, controls, identity, requests, sending, subscriptions
-from app.models import Connection, ControlOut, Subscription, Workspace
+from app.models import Connection, ControlOut, SigningKey, Subscription, Workspace
+from app.protocol.keys import Algorithm, GeneratedKey, KeyStatus, generate, seal
 from tests.conftest import MakeApp
 
 Result = TypeVar("Result")
@@ -139,6 +143,7 @@ MakeSide = Callable[..., Side]
 def make_side(make_app: MakeApp, no_wait: None) -> Iterator[MakeSide]:
     """make_side(FEDERATION_...=...): an instance that answers on loopback."""
     with ExitStack() as stack:
+        sides: list[BaseWSGIServer] = []
 
         def make(**environ: str) -> Side:
             server = make_server("127.0.0.1", 0, _nobody, threaded=True, request_handler=_Quiet)
@@ -149,9 +154,11 @@ def make_side(make_app: MakeApp, no_wait: None) -> Iterator[MakeSide]:
                 **environ,
             )
             with app.app_context():
+                _use_key(len(sides))
                 identity.ensure_identity(app.extensions["tidings"])
                 ensure_default()
             server.app = app
+            sides.append(server)
             stack.enter_context(_serving(server))
             return Side(app, server)
 
@@ -169,6 +176,28 @@ def connected(pair: Pair) -> Pair:
     """Two instances with an active connection that alpha asked for."""
     pair.connect()
     return pair
+
+
+@lru_cache(maxsize=4)
+def _key_pair(number: int) -> GeneratedKey:
+    return generate(Algorithm.RSA)
+
+
+def _use_key(number: int) -> None:
+    """Give the instance a key that other tests use too: making one takes longer than most tests."""
+    made = _key_pair(number)
+    with transaction():
+        db.session.add(
+            SigningKey(
+                key_id=made.key_id,
+                algorithm=Algorithm.RSA,
+                public_key_pem=made.public_key_pem,
+                fingerprint=made.fingerprint,
+                private_key_sealed=seal(made.private_key_pem, settings().secret_key),
+                status=KeyStatus.ACTIVE,
+                not_before=clock.now_ms(),
+            )
+        )
 
 
 def _nobody(_environ: Any, _start: Any) -> Any:

@@ -52,7 +52,7 @@ def work_one(side: Side, _rng: Random) -> object:
 ACTS: list[Act] = [subscribe, subscribe, unsubscribe, decide, decide, stop_or_go, work_one, work_one]
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_both_sides_list_the_same_after_random_actions(make_side: MakeSide, seed: int) -> None:
     pair = Pair(make_side(FEDERATION_AUTO_GRANT="auto.**"), make_side())
     pair.connect()

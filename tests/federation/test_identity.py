@@ -71,7 +71,7 @@ def test_private_keys_are_sealed_under_the_secret_key(app: Flask) -> None:
     assert "PRIVATE" not in key.private_key_sealed
 
     app.extensions["tidings"] = replace(config_of(app), secret_key="another secret key")
-    with pytest.raises(UnsealFailed):
+    with pytest.raises(InvalidState, match="SECRET_KEY is not the one"):
         identity.signer()
 
     old = "a secret key for tests alone"
