@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from app import clock
 from app.config import settings
-from app.database import db, transaction
+from app.database import db, table_of, transaction
 from app.errors import SubscriptionExists
 from app.federation import controls, lifecycle
 from app.federation.consequences import plugged
@@ -172,39 +172,60 @@ def get_subscription(workspace_id: int, public_id: str) -> Subscription:
     return found
 
 
+# The three questions of the hot paths are put together once, as Core statements. They are asked through the
+# session, which writes first what the same transaction changed.
+_SUBSCRIPTION, _CONNECTION = table_of(Subscription), table_of(Connection)
+
+_ACTIVE_GRANT = sa.and_(
+    _SUBSCRIPTION.c.direction == Direction.OUTGOING,
+    _SUBSCRIPTION.c.status == SubscriptionStatus.ACTIVE,
+    _SUBSCRIPTION.c.lease_expires_at > sa.bindparam("now"),
+    _SUBSCRIPTION.c.granted_event_type.is_not(None),
+)
+_GRANTS_FOR = (
+    sa.select(_SUBSCRIPTION.c.connection_id, _SUBSCRIPTION.c.granted_event_type)
+    .join_from(_SUBSCRIPTION, _CONNECTION, _CONNECTION.c.id == _SUBSCRIPTION.c.connection_id)
+    .where(
+        _SUBSCRIPTION.c.workspace_id == sa.bindparam("workspace"),
+        _ACTIVE_GRANT,
+        _CONNECTION.c.status.in_(sorted(lifecycle.OPEN)),
+    )
+)
+_GRANTED_PATTERNS = sa.select(_SUBSCRIPTION.c.granted_event_type).where(
+    _SUBSCRIPTION.c.connection_id == sa.bindparam("connection"), _ACTIVE_GRANT
+)
+_ACCEPTED_PATTERNS = sa.select(
+    sa.func.coalesce(_SUBSCRIPTION.c.granted_event_type, _SUBSCRIPTION.c.event_type)
+).where(
+    _SUBSCRIPTION.c.connection_id == sa.bindparam("connection"),
+    _SUBSCRIPTION.c.direction == Direction.INCOMING,
+    sa.or_(
+        _SUBSCRIPTION.c.status.in_((SubscriptionStatus.REQUESTED, SubscriptionStatus.PENDING)),
+        sa.and_(
+            _SUBSCRIPTION.c.status == SubscriptionStatus.ACTIVE,
+            _SUBSCRIPTION.c.lease_expires_at > sa.bindparam("now") - LEASE_GRACE_MS,
+        ),
+        sa.and_(
+            _SUBSCRIPTION.c.status.in_((SubscriptionStatus.CANCELLED, SubscriptionStatus.EXPIRED)),
+            _SUBSCRIPTION.c.accepts_until > sa.bindparam("now"),
+        ),
+    ),
+)
+
+
 def grants_for(workspace_id: int) -> list[tuple[int, str]]:
     """(connection id, granted pattern) of all active grants on open connections: who gets a new event.
 
     Suspended connections count: their deliveries are held.
     """
-    rows = db.session.execute(
-        sa.select(Subscription.connection_id, Subscription.granted_event_type)
-        .join(Connection, Connection.id == Subscription.connection_id)
-        .where(
-            Subscription.workspace_id == workspace_id,
-            Subscription.direction == Direction.OUTGOING,
-            Subscription.status == SubscriptionStatus.ACTIVE,
-            Subscription.lease_expires_at > clock.now_ms(),
-            Connection.status.in_(lifecycle.OPEN),
-        )
-    )
-    return [(connection_id, pattern) for connection_id, pattern in rows if pattern is not None]
+    asked = {"workspace": workspace_id, "now": clock.now_ms()}
+    return [(row[0], row[1]) for row in db.session.execute(_GRANTS_FOR, asked)]
 
 
 def granted_patterns(connection_id: int) -> list[str]:
     """The patterns that may be sent over a connection now."""
-    return [
-        pattern
-        for pattern in db.session.scalars(
-            sa.select(Subscription.granted_event_type).where(
-                Subscription.connection_id == connection_id,
-                Subscription.direction == Direction.OUTGOING,
-                Subscription.status == SubscriptionStatus.ACTIVE,
-                Subscription.lease_expires_at > clock.now_ms(),
-            )
-        )
-        if pattern is not None
-    ]
+    asked = {"connection": connection_id, "now": clock.now_ms()}
+    return list(db.session.execute(_GRANTED_PATTERNS, asked).scalars())
 
 
 def accepted_patterns(connection_id: int, now_ms: int) -> list[str]:
@@ -213,24 +234,8 @@ def accepted_patterns(connection_id: int, now_ms: int) -> list[str]:
     What was asked for and not yet answered, what is granted and up to 10 minutes after its lease, and what
     was cancelled until 15 s after the peer knew.
     """
-    rows = db.session.execute(
-        sa.select(Subscription.event_type, Subscription.granted_event_type).where(
-            Subscription.connection_id == connection_id,
-            Subscription.direction == Direction.INCOMING,
-            sa.or_(
-                Subscription.status.in_((SubscriptionStatus.REQUESTED, SubscriptionStatus.PENDING)),
-                sa.and_(
-                    Subscription.status == SubscriptionStatus.ACTIVE,
-                    Subscription.lease_expires_at > now_ms - LEASE_GRACE_MS,
-                ),
-                sa.and_(
-                    Subscription.status.in_((SubscriptionStatus.CANCELLED, SubscriptionStatus.EXPIRED)),
-                    Subscription.accepts_until > now_ms,
-                ),
-            ),
-        )
-    )
-    return [granted or asked for asked, granted in rows]
+    asked = {"connection": connection_id, "now": now_ms}
+    return list(db.session.execute(_ACCEPTED_PATTERNS, asked).scalars())
 
 
 def is_auto_granted(pattern: str) -> bool:
