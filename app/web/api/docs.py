@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Any
 
 from flask import Blueprint, Response, render_template
+from markupsafe import Markup, escape
 
 from app.config import settings
 from app.federation.identity import SOFTWARE
@@ -25,7 +26,9 @@ def openapi() -> Response:
 def page() -> str:
     """The document, for people."""
     described = _document(settings().base_url)
-    return render_template("api_docs.html", document=described, groups=_groups(described), plain=plain_schema)
+    return render_template(
+        "api_docs.html", document=described, groups=_groups(described), plain=plain_schema, words=words
+    )
 
 
 @lru_cache(maxsize=4)
@@ -40,6 +43,11 @@ def _groups(described: Schema) -> dict[str, list[dict[str, Any]]]:
         for method, call in methods.items():
             groups[call["tags"][0]].append({"method": method.upper(), "path": path, **call})
     return groups
+
+
+def words(text: str) -> Markup:
+    """Text with what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped before
 
 
 def plain_schema(schema: Schema) -> str:

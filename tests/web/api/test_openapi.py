@@ -118,6 +118,7 @@ def test_the_page_shows_every_call_and_loads_nothing_from_elsewhere(client: Flas
         assert f"<code>/api/v1/federation{line.split()[1]}</code>" in page
     assert re.findall(r"<(?:script|style|img)|\sstyle=|\son\w+=", page) == []
     assert re.findall(r'(?:src|href)="(?!#|/)[^"]*"', page) == []
+    assert "Scope: <code>connections:write</code>." in page
     with client.get("/static/css/docs.css") as style:
         assert style.status_code == 200
 
