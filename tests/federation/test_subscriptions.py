@@ -94,17 +94,23 @@ def test_events_are_taken_until_15_s_after_the_cancel_was_answered(connected: Pa
     assert accepted(16_000) == []
 
 
-def test_a_cancel_wins_over_an_approve_that_crosses_it(connected: Pair) -> None:
+@pytest.mark.parametrize("first", ["alpha", "beta"])
+@pytest.mark.parametrize("decision", ["approve", "reject", "revoke"])
+def test_a_cancel_wins_over_a_decision_that_crosses_it(connected: Pair, decision: str, first: str) -> None:
     connected.subscribe("task.*")
     [asked] = connected.beta.rows(Subscription)
+    if decision == "revoke":
+        connected.beta.do(subscriptions.approve, connected.beta.workspace_id, asked.public_id)
+        connected.settle()
 
-    connected.beta.do(subscriptions.approve, connected.beta.workspace_id, asked.public_id)
+    connected.beta.do(getattr(subscriptions, decision), connected.beta.workspace_id, asked.public_id)
     connected.alpha.do(
         subscriptions.unsubscribe_from_event_type,
         connected.alpha.workspace_id,
         connected.alpha.connection().public_id,
         "task.*",
     )
+    getattr(connected, first).work()
     connected.settle()
 
     [asked], [mine] = connected.beta.rows(Subscription), connected.alpha.rows(Subscription)
