@@ -187,13 +187,19 @@ def verify(id_: str, workspace: str, output: str) -> None:
 def trust(id_: str, refuse: bool, workspace: str, output: str) -> None:
     """Trust the new keys of the other side, which no older key vouches for.
 
-    Compare the fingerprint with what its people tell you by another way before you do.
+    `flask connection show` has both fingerprints, the trusted one and the new one. Compare the new one with
+    what its people tell you by another way before you do.
     """
     place = workspace_named(workspace)
     row = connection_row(place.id, connection_id(place, id_))
+    before = get_connection_details(place.id, row.public_id)
     decide = connections.keys_refuse if refuse else connections.keys_accept
     decide(row.id)
     print_one(get_connection_details(place.id, row.public_id), output)
+    note(
+        f"{'Refused' if refuse else 'Trusted'} is {before['newFingerprint']}; "
+        f"before it was {before['fingerprint']}."
+    )
 
 
 @connection.command("mark-verified")

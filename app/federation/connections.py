@@ -367,6 +367,9 @@ def keys_accept(connection_id: int) -> Connection:
             other.key_review = False
             other.verified_at = None
             answers.release(other)
+            if other.status in lifecycle.OPEN:
+                # What the peer holds because we did not trust its key goes on when it hears from us.
+                lifecycle.send_verification(other)
             controls.hurry(other.id)
             controls.wake_after_commit(other.id)
     return _read(connection_id)

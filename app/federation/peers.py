@@ -329,6 +329,13 @@ def trust_document(peer: Peer) -> None:
     write_keys(peer.id, [*retired, *(record for record in keys if record.key_id not in revoked)])
 
 
+def undecided_keys(peer: Peer) -> list[KeyRecord]:
+    """Keys of the peer's document as last read that are neither pinned nor refused, the active one first."""
+    decided = {record.fingerprint for record in pinned_records(peer.id)} | refused_keys(peer)
+    unknown = [record for record in _document_keys(peer) if record.fingerprint not in decided]
+    return sorted(unknown, key=lambda record: record.status is not KeyStatus.ACTIVE)
+
+
 def refuse_document_keys(peer: Peer) -> None:
     """Remember the unknown keys of the peer's document as refused, inside the caller's transaction."""
     pinned = {record.fingerprint for record in pinned_records(peer.id)}

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from app import clock
 from app.database import db
-from app.federation import controls, identity, lifecycle, peers, subscriptions
+from app.federation import answers, controls, identity, lifecycle, peers, subscriptions
 from app.federation.consequences import plugged
 from app.models import Connection, ControlReceived, Direction, Subscription
 from app.protocol import control as wire
@@ -143,6 +143,9 @@ def heard_from(connection: Connection) -> None:
         connection.retry_at = 0
         connection.breaker_opened_at = None
         controls.drain_after_commit(connection.id)
+    if connection.hold_code == KeyUntrusted.code:
+        # Who looks at our keys sends nothing: somebody over there trusts them now.
+        answers.release(connection)
     controls.hurry(connection.id, held=False)
 
 

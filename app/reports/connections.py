@@ -9,7 +9,7 @@ from sqlalchemy.orm import selectinload
 from sqlalchemy.orm.strategy_options import joinedload
 
 from app.database import db
-from app.federation import identity
+from app.federation import identity, peers
 from app.models import Connection, Direction, Peer, PeerKey, Stream, StreamGap, Workspace
 from app.protocol.errors import NotFound
 from app.protocol.keys import KeyStatus, pairing_code
@@ -164,6 +164,7 @@ def _details(connection: Connection, workspace: str, waiting: int) -> Connection
         suspendedBy=_suspended_by(connection),
         keyReview=connection.key_review,
         fingerprint=fingerprint,
+        newFingerprint=_new_fingerprint(connection),
         pairingCode=pairing_code(identity.local_instance().fingerprint, fingerprint) if fingerprint else None,
         verifiedAt=rfc3339(connection.verified_at),
         note=connection.note,
@@ -190,6 +191,14 @@ def _fingerprint(peer: Peer | None) -> str | None:
     keys: list[PeerKey] = peer.keys if peer else []
     active = [key for key in keys if key.status == KeyStatus.ACTIVE] or keys
     return active[-1].fingerprint if active else None
+
+
+def _new_fingerprint(connection: Connection) -> str | None:
+    """Of the key that waits for a person's decision."""
+    if not connection.key_review or connection.peer is None:
+        return None
+    undecided = peers.undecided_keys(connection.peer)
+    return undecided[0].fingerprint if undecided else None
 
 
 def _told_gaps(stream_id: int) -> list[MissingRange]:

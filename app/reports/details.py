@@ -40,7 +40,10 @@ class ConnectionDetails(TypedDict):
     status: ConnectionStatusText
     suspendedBy: Literal["me", "peer", "both"] | None
     keyReview: bool
+    #: Of the key that is trusted.
     fingerprint: str | None
+    #: While `keyReview`: of the key that the peer signs with now, and that nobody vouched for.
+    newFingerprint: str | None
     pairingCode: str | None
     verifiedAt: str | None
     note: str | None

@@ -11,7 +11,6 @@ from app import clock
 from app.config import Config
 from app.federation import identity
 from app.protocol.errors import InvalidState
-from app.protocol.keys import UnsealFailed
 from app.protocol.messages import parse_instance_document, verify_document
 from tests.conftest import MakeApp
 from tests.federation.conftest import Pair

@@ -333,8 +333,8 @@ def test_a_bad_choice_of_deliveries_is_named(
 #: As the reference of the API names them.
 CONNECTION_MEMBERS = """
     id wireConnectionId workspaceId direction remoteInstanceId remoteName remoteUrl remoteWorkspace status
-    suspendedBy keyReview fingerprint pairingCode verifiedAt note reason version features clockSkewMs
-    lastReceivedAt lastDeliveredAt waiting createdAt updatedAt
+    suspendedBy keyReview fingerprint newFingerprint pairingCode verifiedAt note reason version features
+    clockSkewMs lastReceivedAt lastDeliveredAt waiting createdAt updatedAt
 """
 SUBSCRIPTION_MEMBERS = """
     id workspaceId connectionId eventType direction filter metadata status isActive leaseExpiresAt createdAt
