@@ -17,7 +17,7 @@ import orjson
 import sqlalchemy as sa
 
 from app import clock
-from app.database import db
+from app.database import db, transaction
 from app.federation import answers, controls, identity, lifecycle, peers, subscriptions
 from app.federation.consequences import plugged
 from app.models import Connection, ControlReceived, Direction, Subscription
@@ -150,16 +150,15 @@ def heard_from(connection: Connection) -> None:
 
 
 def forget_old(limit: int = 1_000) -> int:
-    """Delete answers that nobody asks for again. Called inside a transaction; how many."""
-    old = (
-        sa.select(ControlReceived.id)
-        .where(ControlReceived.received_at < clock.now_ms() - KEEP_MS)
-        .limit(limit)
-    )
-    ids = db.session.scalars(old).all()
-    if ids:
-        db.session.execute(sa.delete(ControlReceived).where(ControlReceived.id.in_(ids)))
-    return len(ids)
+    """Delete answers that nobody asks for again. Commits; how many."""
+    before_ms = clock.now_ms() - KEEP_MS
+    old = db.session.scalars(
+        sa.select(ControlReceived.id).where(ControlReceived.received_at < before_ms).limit(limit)
+    ).all()
+    if old:
+        with transaction():
+            db.session.execute(sa.delete(ControlReceived).where(ControlReceived.id.in_(old)))
+    return len(old)
 
 
 def _answer(message: wire.ControlMessage, verdict: Verdict, signer: Signer) -> Answered:
