@@ -29,7 +29,7 @@ T = TypeVar("T")
 START_S = 60.0
 STOP_S = 20.0
 #: Longest wait for something that should happen at once, s.
-HAPPEN_S = 20.0
+HAPPEN_S = 45.0
 
 
 class StoryBroken(Exception):
