@@ -60,7 +60,7 @@ def receive_stranger(message: ControlMessage, evidence: dict[str, Any], address:
     limits.check("connection-requests", address, per_minute=ADDRESS_PER_MINUTE)
     request = message.payload_as(wire.ConnectionRequest)
     with transaction():
-        known = _find_unchecked(message)
+        known = _find_stored(message)
         if known is not None:
             return known
         workspace = _workspace(request.to_workspace)
@@ -233,24 +233,27 @@ def _open_of_same_pair(theirs: Connection) -> int | None:
     return next((c.id for c in same), None)
 
 
-def _find_unchecked(message: ControlMessage) -> Answered | None:
-    """The answer that this very request got before, as far as a stranger can be told from another."""
-    stored = db.session.scalar(
-        sa.select(ControlReceived)
+def _find_stored(message: ControlMessage) -> Answered | None:
+    """The answer that this very request got before, as far as a stranger can be told from another.
+
+    It may have been checked since the door found its key unknown.
+    """
+    stored = db.session.execute(
+        sa.select(ControlReceived, Connection.checked_at)
         .join(Connection, Connection.id == ControlReceived.connection_id)
         .where(
             ControlReceived.message_id == message.message_id,
             Connection.claimed_instance_id == message.instance_id,
             Connection.wire_connection_id == message.connection_id,
-            Connection.checked_at.is_(None),
         )
-        .limit(1)
-    )
-    if stored is None:
-        return None
-    if stored.digest != message.digest:
+        .order_by(Connection.id.desc())
+    ).all()
+    for answer, _checked_at in stored:
+        if answer.digest == message.digest:
+            return Answered(answer.status_code, answer.answer)
+    if any(checked_at is None for _answer, checked_at in stored):
         raise MessageIdConflict(f"{message.message_id} was another control message")
-    return Answered(stored.status_code, stored.answer)
+    return None
 
 
 def _new_connection(
