@@ -137,32 +137,35 @@ def is_granted(event_type: str, patterns: frozenset[str]) -> bool:
 
 def claim(target: Target, now: int, most: int) -> Claim:
     """The next batch of at most `most` events, marked as being sent and numbered."""
-    counter = current_counter(target.connection_id)
-    patterns = frozenset(granted_patterns(target.connection_id))
     withheld = withheld_key_ids(target.connection_id) if target.has_unknown_key else []
     for _ in range(_MAX_PAGES):
         rows = _read_due(target.connection_id, now, min(most, target.max_batch_events), withheld)
         if not rows:
             return Claim(None)
         rows = _validly_signed(rows)
+        patterns = frozenset(granted_patterns(target.connection_id))
         good = _finish_hopeless(target, rows, patterns, now)
         if good:
+            counter = current_counter(target.connection_id)
             return Claim(_take(target, counter, _fitting(good, target.max_request_bytes)))
     return Claim(None, more=True)
 
 
-def has_due(connection_id: int, now: int) -> bool:
-    """Whether a delivery of the connection waits and is due."""
-    found = db.session.connection().execute(
-        sa.select(_DELIVERY.c.id)
-        .where(
-            _DELIVERY.c.connection_id == connection_id,
-            _DELIVERY.c.state == DeliveryState.PENDING,
-            _DELIVERY.c.next_attempt_at <= now,
-        )
-        .limit(1)
+_DUE = (
+    sa.select(_DELIVERY.c.id)
+    .where(
+        _DELIVERY.c.connection_id == sa.bindparam("connection_id"),
+        _DELIVERY.c.state == DeliveryState.PENDING,
+        _DELIVERY.c.next_attempt_at <= sa.bindparam("now"),
     )
-    return found.first() is not None
+    .limit(1)
+)
+
+
+def has_due(connection_id: int, now: int) -> bool:
+    """Whether a delivery of the connection waits and is due, by a database connection of its own."""
+    with db.engine.connect() as connection:
+        return connection.execute(_DUE, {"connection_id": connection_id, "now": now}).first() is not None
 
 
 def _read_due(connection_id: int, now: int, most: int, withheld: list[str]) -> list[_Row]:
@@ -185,7 +188,9 @@ def _validly_signed(rows: list[_Row]) -> list[_Row]:
         return rows
     again = resign.sign_again([row.event_id for row in rows if row.key_id in revoked])
     return [
-        SimpleNamespace(**(row._mapping | again[row.event_id]._asdict())) if row.event_id in again else row
+        row
+        if row.event_id not in again
+        else SimpleNamespace(**{**row._mapping, **again[row.event_id]._asdict()})
         for row in rows
     ]
 

@@ -22,7 +22,7 @@ from app.outbox import lease
 from app.outbox.acknowledge import NotAnAck, read_ack_batch
 from app.outbox.claim import Batch, claim, has_due
 from app.outbox.record import Reply, record_acked, record_failed
-from app.outbox.target import Target, read_target
+from app.outbox.target import Target, pinned_keys, read_target
 from app.protocol.errors import read_problem
 from app.protocol.keys import KeyRecord
 from app.queue import wake_drain
@@ -69,7 +69,7 @@ class _Drain:
             target, batch = work
             reply = self._send(target, batch)
             work = self._record(target, batch, reply)
-        if self.more or (self.released and self._has_due()):
+        if self.more or (self.released and has_due(self.connection_id, now_ms())):
             wake_drain(self.connection_id, failing=False)
         return self.acknowledged
 
@@ -86,6 +86,8 @@ class _Drain:
         if target is not None and target.may_send and target.retry_at <= now:
             found = claim(target, now, self.most or target.max_batch_events)
             if found.batch is not None:
+                # Read where a transaction is open anyway; a run is short enough to keep them.
+                self._keys = self._keys or dict(pinned_keys(target.peer_id))
                 self._signer = signer_for(self.connection_id) if target.has_unknown_key else signer()
                 return target, found.batch
             self.more = found.more
@@ -94,11 +96,6 @@ class _Drain:
             self.released = not target.has_unknown_key
         lease.release(self.connection_id, self.owner)
         return None
-
-    def _has_due(self) -> bool:
-        found = has_due(self.connection_id, now_ms())
-        db.session.rollback()
-        return found
 
     def _send(self, target: Target, batch: Batch) -> Reply:
         started_at, started = now_ms(), monotonic()
@@ -134,13 +131,9 @@ class _Drain:
     def _key(self, target: Target, key_id: str) -> KeyRecord | None:
         """The peer's key of that name; one that we missed is looked for in its document (§2)."""
         if key_id not in self._keys:
-            record = message_key([target.peer_id], key_id)
+            adopt_key(target.instance_id, key_id)
+            self._keys[key_id] = message_key([target.peer_id], key_id)
             db.session.rollback()
-            if record is None:
-                adopt_key(target.instance_id, key_id)
-                record = message_key([target.peer_id], key_id)
-                db.session.rollback()
-            self._keys[key_id] = record
         return self._keys[key_id]
 
     def _record(self, target: Target, batch: Batch, reply: Reply) -> tuple[Target, Batch] | None:

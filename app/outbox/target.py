@@ -5,7 +5,8 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from app.database import db, table_of
-from app.models import Connection, KeyTold, Peer
+from app.models import Connection, KeyTold, Peer, PeerKey
+from app.protocol.keys import KeyRecord
 from app.protocol.states import ConnectionStatus
 
 _CONNECTION = table_of(Connection)
@@ -69,3 +70,13 @@ def read_target(connection_id: int) -> Target | None:
     """The connection as it is now; None if it is unknown or its peer is not known yet."""
     row = db.session.connection().execute(_READ, {"connection_id": connection_id}).one_or_none()
     return None if row is None else Target(*row)
+
+
+_KEY_COLUMNS = [table_of(PeerKey).c[name] for name in KeyRecord.__dataclass_fields__]
+_KEYS = sa.select(*_KEY_COLUMNS).where(table_of(PeerKey).c.peer_id == sa.bindparam("peer_id"))
+
+
+def pinned_keys(peer_id: int) -> dict[str, KeyRecord]:
+    """The pinned keys of a peer by keyId, whatever their status."""
+    rows = db.session.connection().execute(_KEYS, {"peer_id": peer_id})
+    return {row.key_id: KeyRecord(*row) for row in rows}
