@@ -58,7 +58,7 @@ def flask(environ: dict[str, str], *arguments: str) -> str:
     done = subprocess.run(
         command, cwd=ROOT, env=_inherited() | environ, capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr[-1000:]
     return done.stdout
 
 

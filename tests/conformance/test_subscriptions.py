@@ -81,7 +81,7 @@ def test_unsent_deliveries_are_withdrawn_with_the_subscription(bond: Bond, verb:
     bond.wait_for_failure(numbered)
 
     if verb == "cancel":
-        bond.peer.end_subscription(bond.link, subscription, "cancel")
+        assert bond.peer.end_subscription(bond.link, subscription, "cancel").status == 200
     else:
         [row] = bond.subscriptions("outgoing", status="active")
         bond.subject.post(f"/events/subscriptions/{row['id']}/revoke")
