@@ -10,7 +10,7 @@ from app.models import Attempt as AttemptRow
 from app.models import AttemptEntry, Connection, Delivery, Event
 from app.models.ids import IdKind, public_id
 from app.protocol.states import DeliveryState
-from app.reports.connections import row_number, sends_now
+from app.reports.connections import OPEN, row_number, sends_now
 from app.reports.details import Attempt, DeadGroup, DeliveryDetails, EventDelivery
 from app.reports.paging import ListKey, Page, check_limit, cut, read_cursor, write_cursor
 from app.reports.times import rfc3339
@@ -41,6 +41,8 @@ def list_deliveries(
     filters = {"status": status, "connectionId": connection_id, "eventType": event_type}
     key = ListKey("deliveries", workspace_id, filters)
     after = read_cursor(key, cursor)
+    if status == "held" and not _may_hold(workspace_id):
+        return Page([], None, False)
     query = _shown().where(Delivery.workspace_id == workspace_id)
     if connection_id is not None:
         query = query.where(Delivery.connection_id == row_number(workspace_id, connection_id))
@@ -74,6 +76,14 @@ def list_dead_groups(workspace_id: int) -> list[DeadGroup]:
         .order_by(number.desc(), Connection.public_id, Delivery.error_code)
     )
     return [DeadGroup(connectionId=connection, error=error, count=count) for connection, error, count in rows]
+
+
+def _may_hold(workspace_id: int) -> bool:
+    """Whether an open connection does not send now; else all pending rows would be searched for nothing."""
+    held = sa.exists().where(
+        Connection.workspace_id == workspace_id, Connection.status.in_(OPEN), sa.not_(sends_now())
+    )
+    return bool(db.session.scalar(sa.select(held)))
 
 
 def _has_status(status: str) -> list[sa.ColumnElement[bool]]:
