@@ -5,8 +5,6 @@
 
 from flask import Flask
 from flask_migrate import Migrate
-from flask_openapi3.models.info import Info
-from flask_openapi3.openapi import OpenAPI
 
 from app import cli, clock, models, queue, web
 from app.config import ROOT, Config
@@ -19,10 +17,8 @@ __all__ = ["create_app", "models"]
 
 def create_app(config: Config) -> Flask:
     """A Flask app with these settings. Opens no connection and starts nothing."""
-    app = OpenAPI(
+    app = Flask(
         "app",
-        info=Info(title="Tidings", version=__version__),
-        doc_ui=False,
         template_folder=str(ROOT / "templates"),
         static_folder=str(ROOT / "static"),
         instance_path=str(config.data_dir),
