@@ -47,9 +47,6 @@ def test_a_revoked_key_is_followed_by_another(flask: RunFlask, made: Any) -> Non
     [(new, in_use), (old, ended)] = statuses(flask)
     assert (old, in_use, ended) == (first, "active", "revoked")
     assert new != first
-        ("active", False),
-        ("revoked", True),
-    ]
 
 
 def test_keys_that_are_encrypted_under_the_secret_key_are_left_alone(flask: RunFlask, made: Any) -> None:
