@@ -69,8 +69,7 @@ def announce(algorithm: Algorithm | None = None) -> SigningKey:
             f"The key {found.key_id} ({found.algorithm.value}) is announced already; activate or "
             "revoke it first."
         )
-    told.tell()
-    return found
+    return _told(found.key_id)
 
 
 def activate(key_id: str | None = None) -> SigningKey:
@@ -91,8 +90,7 @@ def activate(key_id: str | None = None) -> SigningKey:
                 f"The key {key.key_id} is {key.status.value}; only a next key can be activated."
             )
     identity.forget()
-    told.tell()
-    return key
+    return _told(key.key_id)
 
 
 def revoke(key_id: str) -> SigningKey:
@@ -116,8 +114,7 @@ def revoke(key_id: str) -> SigningKey:
             _end(key, KeyStatus.REVOKED)
             told.owe(key, before)
     identity.forget()
-    told.tell()
-    return key
+    return _told(key.key_id)
 
 
 def rotate(algorithm: Algorithm | None = None, wait_s: float = 30.0) -> Rotated:
@@ -159,6 +156,12 @@ def reencrypt() -> Reencrypted:
             changed += 1
     identity.forget()
     return Reencrypted(changed, unchanged)
+
+
+def _told(key_id: str) -> SigningKey:
+    """Tell the peers that have to hear of a change; the key as it is then."""
+    told.tell()
+    return _named(key_id)
 
 
 def _add_next(algorithm: Algorithm, made: GeneratedKey) -> SigningKey:
