@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from app import clock
 from app.config import settings
-from app.database import db, transaction
+from app.database import db, table_of, transaction
 from app.errors import RemoteInvalid, RemoteUnreachable
 from app.federation import identity, outside
 from app.models import Connection, Peer, PeerKey
@@ -95,26 +95,29 @@ def fetch_peer_document(base_url: str) -> FetchedDocument:
     )
 
 
+# Every request asks these two, so they are put together once, and plain rows come back.
+_KEY = table_of(PeerKey)
+_NAMED_KEY = (
+    sa.select(_KEY.c.peer_id, *[_KEY.c[name] for name in KeyRecord.__dataclass_fields__])
+    .where(_KEY.c.key_id == sa.bindparam("key"))
+    .order_by(_KEY.c.peer_id.desc())
+)
+_KEYS_OF = _NAMED_KEY.join(Peer, Peer.id == _KEY.c.peer_id).where(
+    Peer.instance_id == sa.bindparam("instance")
+)
+_MESSAGE_KEY = _NAMED_KEY.where(_KEY.c.peer_id.in_(sa.bindparam("peers", expanding=True))).limit(1)
+
+
 def keys_of(instance_id: str, key_id: str) -> list[PinnedKey]:
     """The keys of this name over all peers that have this instanceId, the newest peer first."""
-    rows = db.session.scalars(
-        sa.select(PeerKey)
-        .join(Peer, Peer.id == PeerKey.peer_id)
-        .where(PeerKey.key_id == key_id, Peer.instance_id == instance_id)
-        .order_by(Peer.id.desc())
-    )
-    return [PinnedKey(record_of(row), row.peer_id) for row in rows]
+    rows = db.session.execute(_KEYS_OF, {"key": key_id, "instance": instance_id})
+    return [PinnedKey(KeyRecord(*row[1:]), row[0]) for row in rows]
 
 
 def message_key(peer_ids: Iterable[int], key_id: str) -> KeyRecord | None:
     """The pinned key of this name of one of these peers, whatever its status; None if there is none."""
-    row = db.session.scalar(
-        sa.select(PeerKey)
-        .where(PeerKey.key_id == key_id, PeerKey.peer_id.in_(list(peer_ids)))
-        .order_by(PeerKey.peer_id.desc())
-        .limit(1)
-    )
-    return None if row is None else record_of(row)
+    row = db.session.execute(_MESSAGE_KEY, {"key": key_id, "peers": list(peer_ids)}).first()
+    return None if row is None else KeyRecord(*row[1:])
 
 
 def signing_key(peer_ids: Iterable[int], key_id: str, timestamp_ms: int) -> KeyRecord:
@@ -414,6 +417,9 @@ def _note_document(peer: Peer, fetched: FetchedDocument) -> None:
 def _look_again(peer: Peer) -> FetchedDocument | None:
     """The peer's document, read now; None if it was read less than 10 s ago or cannot be read."""
     now_ms = clock.now_ms()
+    # Read before it is written: whoever has no key must not be able to keep the database's writer busy.
+    if peer.key_lookup_at is not None and peer.key_lookup_at > now_ms - KEY_LOOKUP_EVERY_MS:
+        return None
     with transaction():
         mine = db.session.scalar(
             sa.update(Peer)

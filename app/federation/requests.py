@@ -60,10 +60,13 @@ def receive_stranger(message: ControlMessage, evidence: dict[str, Any], address:
     limits.check("connection-requests", address, per_minute=ADDRESS_PER_MINUTE)
     request = message.payload_as(wire.ConnectionRequest)
     with transaction():
+        workspace = _workspace(request.to_workspace)
+        if workspace is not None:
+            # The same request, sent twice at once, is found by the second.
+            connections.lock_workspace(workspace.id)
         known = _find_stored(message)
         if known is not None:
             return known
-        workspace = _workspace(request.to_workspace)
         answered = receiving.answer_request(message)
         if workspace is None or _is_myself(message.instance_id, request.base_url):
             return answered
@@ -159,7 +162,7 @@ def show(connection: Connection) -> None:
         return
     connection.replaces_id = _open_of_same_pair(connection)
     if connection.peer is not None and connection.peer.base_url in settings().federation_auto_accept:
-        connections.begin_accept(connection)
+        _accept(connection)
     log.info(
         "connection.requested",
         extra={"connection_id": connection.id, "instance_id": connection.claimed_instance_id},
@@ -184,8 +187,16 @@ def _settle_crossing(theirs: Connection) -> bool:
     theirs.replaces_id = mine.replaces_id
     db.session.flush()
     db.session.refresh(theirs)
-    connections.begin_accept(theirs)
+    _accept(theirs)
     return True
+
+
+def _accept(connection: Connection) -> None:
+    """Accept without asking anybody. What we cannot accept waits for a person, who is told why on trying."""
+    try:
+        connections.begin_accept(connection)
+    except Problem as problem:
+        log.info("connection.not_accepted", extra={"connection_id": connection.id, "detail": problem.detail})
 
 
 def _crossing_of(theirs: Connection) -> Connection | None:

@@ -8,12 +8,13 @@ from werkzeug.test import TestResponse
 
 from app import clock
 from app.database import db, transaction
-from app.federation import identity, requests
+from app.federation import connections, identity, requests
 from app.models import Connection, ControlReceived, Peer
+from app.protocol.errors import InvalidState
 from app.protocol.http_signature import sign_request
 from app.protocol.keys import Algorithm, generate, load_private_key, seal
 from app.protocol.signing import Kind, Signer
-from tests.federation.conftest import Pair
+from tests.federation.conftest import MakeSide, Pair
 
 PATH = "/api/v1/federation/incoming/connection"
 
@@ -182,6 +183,20 @@ def test_a_peer_that_lost_its_keys_is_shown_beside_what_is_pinned(connected: Pai
     assert pinned.instance_id == claimed.instance_id
     newest = connected.beta.connection()
     assert (newest.peer_id, newest.replaces_id) == (claimed.id, connected.beta.rows(Connection)[0].id)
+
+
+def test_a_request_that_policy_would_accept_but_we_cannot_waits_for_a_person(make_side: MakeSide) -> None:
+    alpha = make_side()
+    pair = Pair(alpha, make_side(FEDERATION_AUTO_ACCEPT=alpha.url))
+
+    answer = ask(pair, payload={"offer": {"versions": ["2.0"], "features": []}})
+    pair.beta.work()
+
+    assert answer.status_code == 202
+    asked = pair.beta.connection()
+    assert (asked.status, asked.checked_at is not None) == ("pending", True)
+    with pytest.raises(InvalidState, match="no version"):
+        pair.beta.do(connections.accept, asked.id)
 
 
 def test_a_lost_job_is_found_by_the_sweep(pair: Pair) -> None:
