@@ -113,12 +113,26 @@ HTTP_REQUESTS = Counter("tidings_http_requests", "Requests answered.", ("endpoin
 HTTP_SECONDS = Histogram("tidings_http_request_seconds", "Time to answer a request.", SECONDS, ("endpoint",))
 EVENTS_PUBLISHED = Counter("tidings_events_published", "Events accepted for publication.")
 EVENTS_RECEIVED = Counter("tidings_events_received", "Incoming events by what became of them.", ("outcome",))
-DELIVERIES = Counter("tidings_deliveries", "Deliveries tried, by what became of them.", ("outcome",))
+DELIVERIES = Counter("tidings_deliveries", "Deliveries tried, by what became of their request.", ("outcome",))
 DELIVERY_SECONDS = Histogram(
     "tidings_delivery_request_seconds", "Time of one delivery request.", SECONDS, ("outcome",)
 )
 BATCH_EVENTS = Histogram("tidings_delivery_batch_events", "Events in one delivery request.", EVENTS)
 PEER_REFUSED = Counter("tidings_peer_requests_refused", "Requests of peers that were refused.", ("code",))
+
+
+def count_request(outcome: str, events: int, duration_ms: int) -> None:
+    """Count a delivery request: what came of it as a whole, its events, and its time."""
+    DELIVERIES.inc(outcome, amount=events)
+    DELIVERY_SECONDS.observe(duration_ms / 1000, outcome)
+    BATCH_EVENTS.observe(events)
+
+
+def count_received(stored: int, duplicate: int, refused: int) -> None:
+    """Count the events of a request that came in."""
+    for outcome, number in (("stored", stored), ("duplicate", duplicate), ("rejected", refused)):
+        if number:
+            EVENTS_RECEIVED.inc(outcome, amount=number)
 
 
 def start(directory: Path, fresh: bool = False) -> None:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from app import metrics
 from app.clock import now_ms
 from app.database import db, is_sqlite, lock_workspace_inbox, table_of, transaction
 from app.federation.identity import MAX_EVENT_BYTES, signer_for
@@ -121,6 +122,8 @@ def handle_incoming_event(connection: Connection, event: VerifiedEvent) -> Event
         ours = signer_for(connection.id)
     if isinstance(verdict, Problem):
         raise verdict
+    is_stored = verdict is AckStatus.STORED
+    metrics.count_received(is_stored, not is_stored, 0)
     return acks.sign_ack(ours, connection.wire_connection_id, event, verdict, now)
 
 
@@ -142,14 +145,17 @@ def receive_batch(connection: Connection, batch: EventBatch, checked: Sequence[A
     if isinstance(outcome, Problem):
         raise outcome
     verdicts, contiguous = outcome
+    stored = sum(verdict is AckStatus.STORED for verdict in verdicts)
+    refused = sum(isinstance(verdict, Problem) for verdict in verdicts)
+    metrics.count_received(stored, len(verdicts) - stored - refused, refused)
     log.info(
         "events.received",
         extra={
             "connection_id": connection.id,
             "batch_id": batch.batch_id,
             "size": len(verdicts),
-            "stored": sum(verdict is AckStatus.STORED for verdict in verdicts),
-            "refused": sum(isinstance(verdict, Problem) for verdict in verdicts),
+            "stored": stored,
+            "refused": refused,
             "contiguous": contiguous,
         },
     )

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from app import metrics
 from app.backoff import parse_retry_after, retry_delay
 from app.database import db, table_of
 from app.models import Attempt, AttemptEntry, Connection, Delivery, Direction, Subscription
@@ -77,6 +78,7 @@ def record_acked(target: Target, batch: Batch, reply: Reply, now: int) -> Next:
     outcomes = [decide_entry(a.received, *_error_of(a)) for a in ack.acks]
     delivered = [e.delivery_id for e, o in zip(batch.entries, outcomes, strict=True) if o is Outcome.ACKED]
     mark_delivered(delivered, now, attempt_id)
+    metrics.count_request("acked", len(batch.entries), reply.duration_ms)
     refused = [
         (entry, verdict, outcome)
         for entry, verdict, outcome in zip(batch.entries, ack.acks, outcomes, strict=True)
@@ -104,6 +106,7 @@ def record_failed(target: Target, batch: Batch, reply: Reply, now: int, rng: Ran
     attempt_id = _store_attempt(target, batch, reply)
     _store_entries(batch.entries, attempt_id, reply.error_code, reply.error_detail)
     _put_back(batch.entries, attempt_id, reply.error_code, reply.error_detail)
+    metrics.count_request(outcome.name.lower(), len(batch.entries), reply.duration_ms)
     log.info(
         "delivery.failed",
         extra={

@@ -108,6 +108,8 @@ def test_events_go_over_and_are_consumed_in_order(pair: tuple[Instance, Instance
     assert (delivery["status"], delivery["sequence"], delivery["connectionId"]) == ("delivered", 251, ours)
     assert [(a["number"], a["statusCode"]) for a in delivery["attempts"]] == [(1, 200)]
     assert alpha.get(f"/events/messages/{missed['messageId']}")["status"] == "unsubscribed"
+    assert 'tidings_deliveries_total{outcome="acked"} 251.0' in alpha.api("GET", "/metrics").body
+    assert 'tidings_events_received_total{outcome="stored"} 251.0' in beta.api("GET", "/metrics").body
     stream = beta.get(f"/connections/{theirs}/stream")["incoming"]
     assert (stream["contiguous"], stream["headSequence"], stream["missing"]) == (251, 251, [])
 

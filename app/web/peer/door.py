@@ -12,13 +12,14 @@ Until the transport signature has verified, a caller learns nothing but `authent
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Network, ip_address
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 from flask import Request, request
 
-from app import clock, limits, queue
+from app import clock, limits, metrics, queue
 from app.config import settings
 from app.database import db
 from app.federation import lifecycle, peers
@@ -35,6 +36,7 @@ from app.protocol.errors import (
     InvalidIssuer,
     KeyUntrusted,
     Problem,
+    RateLimited,
     TooLarge,
 )
 from app.protocol.http_signature import (
@@ -51,6 +53,10 @@ log = logging.getLogger(__name__)
 _SIGNATURE_HEADERS = ("Content-Digest", "Signature-Input", "Signature")
 #: A body that is only a little too large is read, so that its sender sees the answer and no broken pipe.
 _DRAIN_BYTES = 4 * MAX_REQUEST_BYTES
+#: A stranger's request is kept until it is checked; nobody may fill our disk with what is in it.
+MAX_STRANGER_BYTES = 65_536
+#: Refused requests of one address that are told of in the log, a minute; each line may have some kilobytes.
+REFUSED_LINES_PER_MINUTE = 60
 
 Message = TypeVar("Message")
 
@@ -86,7 +92,7 @@ def admit(incoming: Request | None = None, *, strangers: bool = False) -> Admitt
     incoming = incoming or request
     check_media_type(incoming.headers.get("Content-Type"), incoming.headers.get("Content-Encoding"))
     raw = _read_body(incoming)
-    limits.check("address", address_of(incoming), per_minute=settings().rate_limit_address)
+    limits.check("address", network_of(incoming), per_minute=settings().rate_limit_address)
     signature: TransportSignature | None = None
     try:
         target = target_uri(settings().base_url, _raw_target(incoming))
@@ -101,6 +107,10 @@ def admit(incoming: Request | None = None, *, strangers: bool = False) -> Admitt
         if strangers and not peers.keys_of(signature.instance_id, signature.key_id):
             value = _stranger_request(raw)
             if value is not None:
+                if len(raw) > MAX_STRANGER_BYTES:
+                    raise TooLarge(
+                        f"A request of an unknown instance has at most {MAX_STRANGER_BYTES} bytes."
+                    )
                 return Admitted(Sender(signature.instance_id, signature.key_id, ()), raw, value, evidence)
         sender = _verify(signature)
     except (AuthenticationFailed, ClockSkew, KeyUntrusted) as problem:
@@ -196,13 +206,29 @@ def verify_of_peer(message: Any, peer_id: int, verify: Callable[[Any, KeyRecord 
 
 
 def charge(sender: Sender, cost: int = 1) -> None:
-    """Take `cost` events from the sender's bucket. Raises RateLimited."""
-    limits.check("peer", sender.instance_id, cost, per_second=settings().rate_limit_peer)
+    """Take `cost` events from the sender's bucket. Raises RateLimited.
+
+    The bucket is that of the pinned identity: whoever claims the instanceId of another spends his own.
+    """
+    who = f"{sender.instance_id}:{max(sender.peer_ids, default=0)}"
+    limits.check("peer", who, cost, per_second=settings().rate_limit_peer)
 
 
 def address_of(incoming: Request | None = None) -> str:
     """Who is calling, as far as the network says."""
     return (incoming or request).remote_addr or "unknown"
+
+
+def network_of(incoming: Request | None = None) -> str:
+    """Who is calling, for buckets: a whole /64 of IPv6 is one caller's, to take as many addresses as he likes."""
+    address = address_of(incoming)
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(ip, IPv4Address):
+        return address
+    return str(ip.ipv4_mapped) if ip.ipv4_mapped else str(IPv6Network((int(ip) >> 64 << 64, 64)))
 
 
 def _read_body(incoming: Request) -> bytes:
@@ -281,6 +307,7 @@ def _evidence(incoming: Request, raw: bytes, target: str) -> dict[str, Any]:
 
 def _log_refused(incoming: Request, problem: Problem, signature: TransportSignature | None) -> None:
     """What an operator needs to see which side signed what: the base that we expect, and what came."""
+    metrics.PEER_REFUSED.inc(problem.code)
     log.info(
         "peer.refused",
         extra={
