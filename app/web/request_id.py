@@ -18,6 +18,9 @@ _PLAIN = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 #: W3C Trace Context, level 1: version, trace id, parent id, flags; ids of zeros and version ff are invalid.
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
+#: Of a path that is logged; anybody may ask for a longer one.
+_PATH_CHARACTERS = 256
+
 #: Paths that monitors ask every few seconds: counted, not logged.
 _QUIET = frozenset({"ops.healthz", "ops.readyz", "ops.metrics_page", "static"})
 
@@ -64,7 +67,7 @@ def _end(response: Response) -> Response:
             "http.answered",
             extra={
                 "method": request.method,
-                "path": request.path,
+                "path": request.path[:_PATH_CHARACTERS],
                 "endpoint": endpoint,
                 "status": response.status_code,
                 "ms": round(seconds * 1000, 1),

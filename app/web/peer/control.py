@@ -58,7 +58,7 @@ def _take_request(admitted: Admitted, message: ControlMessage) -> Answered:
     peer = _pinned_peer(admitted, request.base_url)
     if peer is None:
         # One that moved is a stranger at its new address, even though its key is known.
-        return requests.receive_stranger(message, admitted.evidence, door.address_of())
+        return requests.receive_stranger(message, admitted.evidence, door.network_of())
     verified = door.verify_of_peer(message, peer.id, verify_control)
     door.charge(admitted.sender)
     return _take_known(admitted, verified, peer.id)

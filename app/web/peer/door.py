@@ -220,7 +220,7 @@ def address_of(incoming: Request | None = None) -> str:
 
 
 def network_of(incoming: Request | None = None) -> str:
-    """Who is calling, for buckets: a whole /64 of IPv6 is one caller's, to take as many addresses as he likes."""
+    """Who is calling, for buckets: a /64 of IPv6 is one caller's, who takes as many addresses as he likes."""
     address = address_of(incoming)
     try:
         ip = ip_address(address)
@@ -308,6 +308,11 @@ def _evidence(incoming: Request, raw: bytes, target: str) -> dict[str, Any]:
 def _log_refused(incoming: Request, problem: Problem, signature: TransportSignature | None) -> None:
     """What an operator needs to see which side signed what: the base that we expect, and what came."""
     metrics.PEER_REFUSED.inc(problem.code)
+    try:
+        limits.check("refused-lines", network_of(incoming), per_minute=REFUSED_LINES_PER_MINUTE)
+    except RateLimited:
+        # Counted all the same: nobody fills our disk by being refused.
+        return
     log.info(
         "peer.refused",
         extra={
