@@ -13,7 +13,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from app import clock, queue
-from app.database import db
+from app.database import db, table_of
 from app.federation import identity
 from app.models import Connection, ControlOut, ControlState
 from app.protocol.canonical import canonical
@@ -140,12 +140,27 @@ def give_up(connection_id: int, *, but: ControlOut | None = None) -> None:
     db.session.execute(statement.values(state=ControlState.GIVEN_UP))
 
 
+# Looked at for every request that comes in, and nearly always without a find.
+_CONTROL = table_of(ControlOut)
+_ANY_LATER = (
+    sa.select(_CONTROL.c.id)
+    .where(
+        _CONTROL.c.connection_id == sa.bindparam("connection"),
+        _CONTROL.c.state.in_(OPEN),
+        _CONTROL.c.next_attempt_at > sa.bindparam("now"),
+    )
+    .limit(1)
+)
+
+
 def hurry(connection_id: int, *, held: bool = True) -> None:
     """Let what waits for a repeat go at once, inside the caller's transaction.
 
     held: also what was refused and will be issued anew.
     """
     now_ms = clock.now_ms()
+    if db.session.execute(_ANY_LATER, {"connection": connection_id, "now": now_ms}).first() is None:
+        return
     hurried = db.session.scalars(
         sa.update(ControlOut)
         .where(

@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 
 from app import clock
 from app.config import Config, settings
-from app.database import db, transaction
+from app.database import db, table_of, transaction
 from app.errors import InvalidState
 from app.models import Instance, KeyTold, SigningKey
 from app.protocol.keys import (
@@ -133,6 +133,13 @@ def signer(*, fresh: bool = False) -> Signer:
     return _signer_of(known, known.key)
 
 
+#: Asked for every answer, so put together once.
+_UNKNOWN_KEYS = sa.select(table_of(KeyTold).c.signing_key_id).where(
+    table_of(KeyTold).c.connection_id == sa.bindparam("connection"),
+    table_of(KeyTold).c.acknowledged.is_(None),
+)
+
+
 def signer_for(connection_id: int, *, fresh: bool = False, announcing: bool = False) -> Signer:
     """What signs for us toward one peer: the key in use, or the newest before it while it is unknown there.
 
@@ -140,13 +147,7 @@ def signer_for(connection_id: int, *, fresh: bool = False, announcing: bool = Fa
     it is told nothing that a thief of the key could not tell it.
     """
     ours = signer(fresh=fresh)
-    unknown = set(
-        db.session.scalars(
-            sa.select(KeyTold.signing_key_id).where(
-                KeyTold.connection_id == connection_id, KeyTold.acknowledged.is_(None)
-            )
-        )
-    )
+    unknown = set(db.session.execute(_UNKNOWN_KEYS, {"connection": connection_id}).scalars())
     known = _current()
     if known.key.id not in unknown:
         return ours
