@@ -21,6 +21,7 @@ from app.cli.output import (
     read_object,
     workspace_option,
 )
+from app.cli.proof import export, verify
 from app.cli.receipts import digest_of, receipts_of
 from app.cli.why import as_lines, explain
 from app.models import Direction, EventStatus, Workspace
@@ -153,6 +154,10 @@ def retry(event_id: str, connection: str | None, workspace: str, output: str) ->
     to = connection_id(place, connection) if connection else None
     taken = retry_event(place.id, message_id(place, event_id), to).count
     print_one({"retried": taken}, output)
+
+
+event.add_command(verify)
+event.add_command(export)
 
 
 def _print_event(document: dict[str, Any]) -> None:
