@@ -38,13 +38,16 @@ DELIVERIES = "deliveries"
 DELIVERIES_FAILING = "deliveries-failing"
 CONTROLS = "controls"
 MAINTENANCE = "maintenance"
-QUEUES = (DELIVERIES, DELIVERIES_FAILING, CONTROLS, MAINTENANCE)
+#: What anybody may cause, and what may hang at whomever he names: kept apart from all that is for peers.
+STRANGERS = "strangers"
+QUEUES = (DELIVERIES, DELIVERIES_FAILING, CONTROLS, MAINTENANCE, STRANGERS)
 
 DRAIN = "app.jobs.delivery.drain"
 SEND_CONTROLS = "app.jobs.controls.send"
+CHECK_REQUEST = "app.jobs.maintenance.check_request"
 
 #: Jobs that do not go to the queue "maintenance".
-_QUEUE_OF = {DRAIN: DELIVERIES, SEND_CONTROLS: CONTROLS}
+_QUEUE_OF = {DRAIN: DELIVERIES, SEND_CONTROLS: CONTROLS, CHECK_REQUEST: STRANGERS}
 
 #: A job is ended after this time; drains yield after about a second of work.
 JOB_TIMEOUT_S = 60
@@ -136,6 +139,19 @@ def queue(name: str) -> Queue:
 def enqueue(job_name: str, *ids: int) -> bool:
     """Have a worker call `job_name` (a dotted name) with these ids. False, and logged, if Redis is away."""
     return _enqueue(_QUEUE_OF.get(job_name, MAINTENANCE), job_name, *ids)
+
+
+def length(name: str) -> int:
+    """How many jobs wait in one of QUEUES; 0 if Redis is away."""
+    waiting = 0
+
+    def count() -> bool:
+        nonlocal waiting
+        waiting = _link().queues[name].count
+        return True
+
+    _best_effort("queue.length_failed", count, queue=name)
+    return waiting
 
 
 def _enqueue(queue_name: str, job_name: str, *ids: int) -> bool:

@@ -84,7 +84,7 @@ def test_a_job_keeps_no_result_and_a_failure_for_hours(app: Flask) -> None:
     with app.app_context():
         assert queue.enqueue("app.jobs.maintenance.check_request", 3)
 
-        [job] = waiting(queue.MAINTENANCE)
+        [job] = waiting(queue.STRANGERS)
 
         assert (job.timeout, job.result_ttl, job.failure_ttl) == (60, 0, 6 * 3600)
 
@@ -165,7 +165,7 @@ def test_a_redis_that_comes_back_is_used_again(tmp_path: Path) -> None:
         server = subprocess.Popen(embedded.command(tmp_path))
         until(lambda: queue.enqueue("app.jobs.maintenance.check_request", 3), "the queue")
 
-        assert len(waiting(queue.MAINTENANCE)) == 1
+        assert len(waiting(queue.STRANGERS)) == 1
         queue.redis_client().close()
     server.kill()
     server.wait()

@@ -36,14 +36,16 @@ from app.protocol.states import ConnectionStatus
 
 log = logging.getLogger(__name__)
 
-CHECK_REQUEST = "app.jobs.maintenance.check_request"
-
 #: Requests of strangers a minute from one address.
 ADDRESS_PER_MINUTE = 60
-#: Documents read a minute from one origin that somebody claims to be.
+#: Documents read a minute from one origin that somebody claims to be, and from all: names and ports cost
+#: a stranger nothing, and nobody shall use us to flood or to search a third party.
 ORIGIN_PER_MINUTE = 60
-#: Requests that wait, checked or not, of one claimed origin, and unchecked ones in all.
+DOCUMENTS_PER_MINUTE = 600
+#: Requests of one claimed origin that wait or came to nothing within the life of a request; ones that wait
+#: in all, and unchecked ones in all.
 MAX_WAITING_PER_ORIGIN = 50
+MAX_WAITING = 5_000
 MAX_UNCHECKED = 1_000
 #: A document that cannot be read is tried so often, over some minutes; then the request is dropped.
 MAX_CHECKS = 5
@@ -77,17 +79,21 @@ def receive_stranger(message: ControlMessage, evidence: dict[str, Any], address:
         db.session.flush()
         receiving.keep_answer(connection.id, message, answered)
         connection_id = connection.id
-    queue.enqueue(CHECK_REQUEST, connection_id)
+    queue.enqueue(queue.CHECK_REQUEST, connection_id)
     return answered
 
 
 def receive_known(message: VerifiedControl, peer_id: int) -> Answered:
-    """Take a request that pinned keys signed, and answer it, inside the caller's transaction."""
+    """Take a request that pinned keys signed, and answer it, inside the caller's transaction.
+
+    Keys are pinned with the first request that waits, so this too may be a stranger. Raises RateLimited.
+    """
     request = message.payload_as(wire.ConnectionRequest)
     answered = receiving.answer_request(message)
     workspace = _workspace(request.to_workspace)
     if workspace is None or _is_myself(message.instance_id, request.base_url):
         return answered
+    _check_quota_of_origin(request.base_url)
     connection = _new_connection(message, request, workspace.id)
     connection.peer_id = peer_id
     db.session.add(connection)
@@ -110,6 +116,7 @@ def check_request(connection_id: int) -> None:
     origin, evidence = connection.claimed_base_url or "", json.loads(connection.request_evidence)
     try:
         limits.check("documents", origin, per_minute=ORIGIN_PER_MINUTE)
+        limits.check("documents", "all", per_minute=DOCUMENTS_PER_MINUTE)
     except RateLimited as problem:
         _check_later(connection_id, problem.retry_after_s * 1000)
         return
@@ -128,6 +135,9 @@ def check_request(connection_id: int) -> None:
 
 def check_due(limit: int = 50) -> int:
     """Have requests checked whose time has come; a job may have been lost. How many."""
+    if queue.length(queue.STRANGERS) >= limit:
+        # Their jobs are there, and only slow: adding them again and again would fill the queue.
+        return 0
     due = db.session.scalars(
         sa.select(Connection.id)
         .where(
@@ -138,7 +148,7 @@ def check_due(limit: int = 50) -> int:
         .limit(limit)
     ).all()
     for connection_id in due:
-        queue.enqueue(CHECK_REQUEST, connection_id)
+        queue.enqueue(queue.CHECK_REQUEST, connection_id)
     return len(due)
 
 
@@ -295,16 +305,26 @@ def _new_connection(
 
 
 def _check_quotas(base_url: str) -> None:
-    unchecked = sa.select(sa.func.count()).where(
-        Connection.checked_at.is_(None), Connection.status == ConnectionStatus.PENDING
+    waiting = sa.select(sa.func.count()).where(
+        Connection.status == ConnectionStatus.PENDING, Connection.direction == Direction.INCOMING
     )
-    of_origin = sa.select(sa.func.count()).where(
-        Connection.claimed_base_url == base_url, Connection.status == ConnectionStatus.PENDING
-    )
-    if (db.session.scalar(unchecked) or 0) >= MAX_UNCHECKED:
+    if (db.session.scalar(waiting.where(Connection.checked_at.is_(None))) or 0) >= MAX_UNCHECKED:
         raise RateLimited("Too many requests wait here.", retry_after_s=60)
+    if (db.session.scalar(waiting) or 0) >= MAX_WAITING:
+        raise RateLimited("Too many requests wait here.", retry_after_s=60)
+    _check_quota_of_origin(base_url)
+
+
+def _check_quota_of_origin(base_url: str) -> None:
+    """Withdrawing a request makes no room for the next: rows of what ended stay."""
+    of_origin = sa.select(sa.func.count()).where(
+        Connection.claimed_base_url == base_url,
+        Connection.direction == Direction.INCOMING,
+        Connection.activated_at.is_(None),
+        Connection.created_at > clock.now_ms() - lifecycle.ANSWER_LIFE_MS,
+    )
     if (db.session.scalar(of_origin) or 0) >= MAX_WAITING_PER_ORIGIN:
-        raise RateLimited("Too many requests of this origin wait here.", retry_after_s=60)
+        raise RateLimited("Too many requests of this origin came lately.", retry_after_s=60)
 
 
 def _workspace(slug: str | None) -> Workspace | None:

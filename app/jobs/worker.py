@@ -41,8 +41,8 @@ RECONNECT_WITHIN_S = 1
 
 #: Queues of an ordinary worker, first come first.
 ORDINARY = (queue.DELIVERIES, queue.CONTROLS, queue.MAINTENANCE)
-#: Queues of the one worker that may be held up by peers that hang.
-FAILING = (queue.DELIVERIES_FAILING,)
+#: Queues of the one worker that may be held up by peers that hang, and by whomever strangers name.
+FAILING = (queue.DELIVERIES_FAILING, queue.STRANGERS)
 
 
 class Worker(SimpleWorker):
