@@ -32,7 +32,6 @@ KEEPERS: dict[str, frozenset[str]] = {
     package: frozenset(places.split())
     for package, places in {
         "flask": "__init__ web cli supervisor server jobs limits queue config",
-        "flask_openapi3": "__init__ web",
         "flask_sqlalchemy": "database",
         "flask_migrate": "__init__ cli",
         "flask_wtf": "web",
