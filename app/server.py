@@ -4,8 +4,10 @@ The listening socket is made by whoever starts the server, so that a port that i
 that callers wait instead of being refused while a server that died is started again.
 """
 
+import errno
 import signal
 import socket
+import time
 from typing import Any
 
 import orjson
@@ -26,6 +28,12 @@ BACKLOG = 512
 KEEP_ALIVE_S = 75
 #: A worker whose main loop is silent for so long is replaced; requests run in threads and are not cut off.
 SILENT_WORKER_S = 60
+#: A request must have come whole within this time, in seconds, and within a second more for each so many
+#: bytes that came. Else a few callers who send a byte now and then would occupy all threads for ever.
+PATIENCE_S = 10.0
+BYTES_PER_S = 32 * 1024
+#: How long a part of an answer may take to be read, in seconds.
+READING_S = 60.0
 #: How long requests in hand may take when the server is asked to end, in seconds.
 GRACE_S = 15
 #: Longest request line and header, in bytes, and most headers.
@@ -80,7 +88,7 @@ def options(config: Config) -> dict[str, Any]:
         "bind": config.bind,
         "workers": config.web_workers,
         "threads": config.web_threads,
-        "worker_class": gthread.ThreadWorker,
+        "worker_class": Worker,
         "preload_app": True,
         "keepalive": KEEP_ALIVE_S,
         "timeout": SILENT_WORKER_S,
@@ -95,6 +103,55 @@ def options(config: Config) -> dict[str, Any]:
         "loglevel": "warning",
         "post_fork": _post_fork,
     }
+
+
+class ImpatientSocket(socket.socket):
+    """A connection whose requests have to come in time. Set `begun_at` when one begins."""
+
+    begun_at = 0.0
+    _received = 0
+
+    def begin(self) -> None:
+        """A request may come from now on."""
+        self.begun_at, self._received = time.monotonic(), 0
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """As socket.recv. Raises ConnectionResetError when the request has taken too long."""
+        left_s = self.begun_at + PATIENCE_S + self._received / BYTES_PER_S - time.monotonic()
+        try:
+            if left_s <= 0:
+                raise TimeoutError
+            self.settimeout(left_s)
+            data = super().recv(size, flags)
+        except TimeoutError:
+            # The one error that gunicorn and Werkzeug take for what it is: a caller who is gone.
+            raise ConnectionResetError(errno.ECONNRESET, "the request did not come in time") from None
+        self._received += len(data)
+        self.settimeout(READING_S)
+        return data
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        """As socket.sendall. Raises ConnectionResetError when the caller does not read what he asked for."""
+        try:
+            super().sendall(data, flags)
+        except TimeoutError:
+            raise ConnectionResetError(errno.ECONNRESET, "the answer was not read in time") from None
+
+
+class Worker(gthread.ThreadWorker):  # type: ignore[misc]
+    """gunicorn's worker with threads, which does not wait for ever for the rest of a request."""
+
+    def enqueue_req(self, conn: Any) -> None:
+        """Have a thread answer the connection, whose socket is made impatient the first time."""
+        if not isinstance(conn.sock, ImpatientSocket):
+            conn.sock = ImpatientSocket(fileno=conn.sock.detach())
+            conn.sock.setblocking(False)
+        super().enqueue_req(conn)
+
+    def handle(self, conn: Any) -> Any:
+        """Answer one request of the connection. Runs in a thread."""
+        conn.sock.begin()
+        return super().handle(conn)
 
 
 class _Application(BaseApplication):  # type: ignore[misc]

@@ -42,6 +42,7 @@ def register(app: Flask) -> None:
     app.register_error_handler(HTTPException, _answer_http)
     for unavailable in (OperationalError, InterfaceError, TimeoutError):
         app.register_error_handler(unavailable, _answer_database)
+    app.register_error_handler(ConnectionResetError, _answer_gone)
     app.register_error_handler(Exception, _answer_fault)
 
 
@@ -97,6 +98,11 @@ def _answer_database(error: Exception) -> Response:
     db.session.rollback()
     _log.error("database.unavailable", exc_info=error)
     return answer_problem(protocol.Overloaded("The database does not answer; try again.", retry_after_s=5))
+
+
+def _answer_gone(_error: ConnectionResetError) -> Response:
+    """A caller who went away, or took too long, before the request was whole: no fault of ours to be logged."""
+    return answer_problem(protocol.InvalidRequest("The request did not come whole."))
 
 
 def _answer_fault(error: Exception) -> Response:

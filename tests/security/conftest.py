@@ -31,6 +31,9 @@ from app.outbox.publish import NewEvent, publish_events
 from tests import engines
 from tests.conformance.foreign_peer import Answer, ForeignPeer, Link
 from tests.conformance.wire import Key, Message
+from tests.transport.conftest import make_client, serve
+
+__all__ = ["make_client", "serve"]
 
 Result = TypeVar("Result")
 Row = TypeVar("Row")
