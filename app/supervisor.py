@@ -34,7 +34,7 @@ from typing import NoReturn
 from flask import Flask
 from sqlalchemy.exc import OperationalError
 
-from app import embedded, metrics, processes, server
+from app import embedded, metrics, processes, queue, server
 from app.config import Config, split_bind
 from app.jobs import controls, delivery, maintenance, schedule, worker
 from app.protocol.errors import Problem
@@ -111,6 +111,8 @@ class Supervisor:
         if self._config.redis_url:
             return []
         command = embedded.command(self._config.data_dir)
+        # In a deep data folder this has just chosen where the socket lies; the app was made before that.
+        queue.init_app(self._app, self._config)
         return [Child("valkey", lambda: _become(command))]
 
     def _parts(self) -> list[Child]:
