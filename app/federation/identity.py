@@ -122,14 +122,15 @@ def local_instance() -> LocalInstance:
     )
 
 
-def signer(*, fresh: bool = False) -> Signer:
+def signer(*, fresh: bool = False, in_use: str | None = None) -> Signer:
     """What signs for us now; the private key is unsealed once per process.
 
-    fresh: look whether the key in use has changed, which is otherwise noticed after two seconds.
+    fresh: look whether the key in use has changed, which is otherwise noticed after two seconds. in_use: its
+    keyId, for who has just read it; looks only if that is another one.
     """
-    if fresh:
-        _known[db.engine] = _read(_known.get(db.engine))
     known = _current()
+    if fresh or in_use not in (None, known.key.key_id):
+        known = _known[db.engine] = _read(known)
     return _signer_of(known, known.key)
 
 

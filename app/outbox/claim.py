@@ -6,6 +6,7 @@ more are finished on the way: too old, too large for the peer, or covered by no 
 """
 
 from collections.abc import Sequence
+from itertools import takewhile
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -14,7 +15,6 @@ import sqlalchemy as sa
 
 from app.backoff import MAX_RETRY_AGE_MS
 from app.database import db, table_of
-from app.federation.identity import signer
 from app.federation.subscriptions import granted_patterns
 from app.federation.told import withheld_key_ids
 from app.models import Delivery, Event
@@ -127,7 +127,7 @@ def _due(numbered: bool, withholding: bool = False) -> sa.Select[Any]:
 
 
 _NUMBERED, _NEW = _due(numbered=True), _due(numbered=False)
-_KNOWN_NUMBERED, _KNOWN_NEW = _due(numbered=True, withholding=True), _due(numbered=False, withholding=True)
+_NUMBERED_BUT_WITHHELD = _due(numbered=True, withholding=True)
 
 
 def is_granted(event_type: str, patterns: frozenset[str]) -> bool:
@@ -142,7 +142,7 @@ def claim(target: Target, now: int, most: int) -> Claim:
         rows = _read_due(target.connection_id, now, min(most, target.max_batch_events), withheld)
         if not rows:
             return Claim(None)
-        rows = _validly_signed(rows)
+        rows = _validly_signed(target, rows)
         patterns = frozenset(granted_patterns(target.connection_id))
         good = _finish_hopeless(target, rows, patterns, now)
         if good:
@@ -168,22 +168,22 @@ def has_due(connection_id: int, now: int) -> bool:
         return connection.execute(_DUE, {"connection_id": connection_id, "now": now}).first() is not None
 
 
-def _read_due(connection_id: int, now: int, most: int, withheld: list[str]) -> list[_Row]:
+def _read_due(connection_id: int, now: int, most: int, withheld: Sequence[str]) -> list[_Row]:
     connection = db.session.connection()
     parameters: dict[str, Any] = {"connection_id": connection_id, "now": now}
-    numbered, new = _NUMBERED, _NEW
-    if withheld:
-        parameters["withheld"] = withheld
-        numbered, new = _KNOWN_NUMBERED, _KNOWN_NEW
-    rows = list(connection.execute(numbered, {**parameters, "most": most}))
+    numbered, told = (_NUMBERED_BUT_WITHHELD, {"withheld": withheld}) if withheld else (_NUMBERED, {})
+    rows = list(connection.execute(numbered, {**parameters, **told, "most": most}))
     if len(rows) < most:
-        rows += connection.execute(new, {**parameters, "most": most - len(rows)})
+        new = connection.execute(_NEW, {**parameters, "most": most - len(rows)})
+        # Not past the first that waits for its key: a process that has not noticed the change yet signs later
+        # events by the key before, and they must not overtake.
+        rows += takewhile(lambda row: row.key_id not in withheld, new)
     return rows
 
 
-def _validly_signed(rows: list[_Row]) -> list[_Row]:
+def _validly_signed(target: Target, rows: list[_Row]) -> list[_Row]:
     """The rows; those whose key was revoked are signed again."""
-    revoked = resign.revoked_among({row.key_id for row in rows} - {signer().key_id})
+    revoked = resign.revoked_among({row.key_id for row in rows} - {target.key_in_use})
     if not revoked:
         return rows
     again = resign.sign_again([row.event_id for row in rows if row.key_id in revoked])

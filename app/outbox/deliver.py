@@ -88,7 +88,11 @@ class _Drain:
             if found.batch is not None:
                 # Read where a transaction is open anyway; a run is short enough to keep them.
                 self._keys = self._keys or dict(pinned_keys(target.peer_id))
-                self._signer = signer_for(self.connection_id) if target.has_unknown_key else signer()
+                self._signer = (
+                    signer_for(self.connection_id)
+                    if target.has_unknown_key
+                    else signer(in_use=target.key_in_use)
+                )
                 return target, found.batch
             self.more = found.more
             # Whoever published meanwhile saw the lease and woke nobody.

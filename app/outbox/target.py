@@ -5,13 +5,14 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from app.database import db, table_of
-from app.models import Connection, KeyTold, Peer, PeerKey
-from app.protocol.keys import KeyRecord
+from app.models import Connection, KeyTold, Peer, PeerKey, SigningKey
+from app.protocol.keys import KeyRecord, KeyStatus
 from app.protocol.states import ConnectionStatus
 
 _CONNECTION = table_of(Connection)
 _PEER = table_of(Peer)
 _TOLD = table_of(KeyTold)
+_KEY = table_of(SigningKey)
 
 
 class Target(NamedTuple):
@@ -32,6 +33,8 @@ class Target(NamedTuple):
     last_delivered_at: int
     #: The peer has not acknowledged one of our keys yet: what is signed by that waits.
     has_unknown_key: bool
+    #: keyId of our key in use, as the database has it now; a process notices a change only after a moment.
+    key_in_use: str | None
 
 
 def sending_clause() -> sa.ColumnElement[bool]:
@@ -60,6 +63,7 @@ _READ = (
         _CONNECTION.c.retry_at,
         sa.func.coalesce(_CONNECTION.c.last_delivered_at, 0),
         sa.exists().where(_TOLD.c.connection_id == _CONNECTION.c.id, _TOLD.c.acknowledged.is_(None)),
+        sa.select(_KEY.c.key_id).where(_KEY.c.status == KeyStatus.ACTIVE).limit(1).scalar_subquery(),
     )
     .join_from(_CONNECTION, _PEER, _CONNECTION.c.peer_id == _PEER.c.id)
     .where(_CONNECTION.c.id == sa.bindparam("connection_id"))
