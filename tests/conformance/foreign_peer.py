@@ -901,7 +901,7 @@ class ForeignPeer:
             "offer": {"versions": ["1.0"], "features": self.features},
         }
         said = wire.with_members(said, payload)
-        link = Link(connection_id or new_id(), remote, "requested", {}, offer=said["offer"])
+        link = Link(connection_id or new_id(), remote, "requested", {}, offer=said.get("offer", {}))
         message = self.control_message(link, "connection.request", said)
         link.request_id = message["messageId"]
         self.links[link.connection_id] = link

@@ -1,6 +1,7 @@
 """§4: how connections begin, rest and end, from both sides."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -83,6 +84,33 @@ def test_an_accept_of_another_request_is_refused(subject: Subject, peer: Foreign
 
     assert answer.status in {400, 409}
     assert subject.get(f"/connections/{details['id']}")["status"] == "requested"
+
+
+@pytest.mark.parametrize("verb", ["accept", "reject"])
+def test_a_decision_that_overtakes_the_answer_to_the_request_stands(
+    subject: Subject, peer: ForeignPeer, verb: str
+) -> None:
+    def decide_first(request: Received, usual: Callable[[], Reply]) -> Reply:
+        answer = usual()
+        link = peer.links[request.value["connectionId"]]
+        said = {"requestMessageId": link.request_id}
+        decided = peer.accept(link) if verb == "accept" else peer.control(link, "connection.reject", said)
+        assert decided.status == 200, decided
+        return answer
+
+    peer.answer_with("connection.request", decide_first)
+
+    details = subject.initiate(peer)
+
+    peer.take("connection.request")
+    status = {"accept": "active", "reject": "rejected"}[verb]
+    assert wait_for(
+        lambda: subject.get(f"/connections/{details['id']}")["status"] == status, "the decision stands"
+    )
+    if verb == "accept":
+        peer.take("verification")
+        assert subject.post(f"/connections/{details['id']}/verify")
+        assert subject.get(f"/connections/{details['id']}")["status"] == "active"
 
 
 def test_a_reject_ends_the_request_and_its_reason_is_shown(subject: Subject, peer: ForeignPeer) -> None:
@@ -297,6 +325,42 @@ def test_a_request_that_claims_an_origin_that_is_not_allowed_is_dropped(
     assert subject.connection(link.connection_id) is None
 
 
+@pytest.mark.parametrize(
+    ("payload", "pointer"),
+    [
+        ({"baseUrl": "http://127.0.0.1:1/"}, "/payload/baseUrl"),
+        ({"baseUrl": "HTTP://127.0.0.1:1"}, "/payload/baseUrl"),
+        ({"baseUrl": "https://example.org:443"}, "/payload/baseUrl"),
+        ({"baseUrl": "http://["}, "/payload/baseUrl"),
+        ({"baseUrl": MISSING}, "/payload/baseUrl"),
+        ({"workspace": MISSING}, "/payload/workspace"),
+        ({"workspace": {"slug": "foreign", "name": "n" * 201}}, "/payload/workspace/name"),
+        ({"offer": MISSING}, "/payload/offer"),
+        ({"offer": {"versions": ["1.0"]}}, "/payload/offer/features"),
+        ({"note": "n" * 1001}, "/payload/note"),
+        ({"note": ""}, "/payload/note"),
+        ({"note": None}, "/payload/note"),
+    ],
+)
+def test_the_bad_member_of_a_request_is_named(
+    subject: Subject, peer: ForeignPeer, payload: dict[str, object], pointer: str
+) -> None:
+    link, message = peer.connection_request(peer.pin(subject.base_url), **payload)
+
+    answer = peer.send_control(link, message)
+
+    assert (answer.status, answer.code, answer.pointers) == (400, "invalid_request", [pointer])
+
+
+def test_lengths_are_counted_in_code_points(subject: Subject, peer: ForeignPeer) -> None:
+    note = "😀" * 1000
+    link = peer.request_connection(
+        subject.base_url, note=note, workspace={"slug": "a-1", "name": "é" * 200}, more={"unknown": [1]}
+    )
+
+    assert subject.pending(link)["note"] == note
+
+
 @pytest.mark.parametrize("when", ["before the check", "after the check"])
 def test_a_repeated_request_gets_the_stored_answer(subject: Subject, peer: ForeignPeer, when: str) -> None:
     link, message = peer.connection_request(peer.pin(subject.base_url))
@@ -437,6 +501,27 @@ def test_a_replacement_by_a_peer_that_lost_its_keys_is_treated_as_a_strangers(
     assert details["fingerprint"] == moved.key.fingerprint
     assert bond.details()["fingerprint"] == bond.peer.key.fingerprint
     assert bond.details()["status"] == "active"
+
+
+def test_a_peer_that_lost_its_keys_goes_on_over_a_replacement(bond: Bond) -> None:
+    old = bond.peer.key
+    bond.peer.key = Key.rsa()
+    bond.peer.keys = [bond.peer.key]
+    link = bond.peer.request_connection(bond.subject.base_url)
+    details = bond.subject.pending(link)
+    before = bond.details()
+
+    bond.subject.post(f"/connections/{details['id']}/accept")
+
+    bond.peer.take("connection.accept")
+    assert (before["status"], before["fingerprint"]) == ("active", old.fingerprint)
+    assert details["fingerprint"] == bond.peer.key.fingerprint
+    assert bond.wait_until(status="disconnected")
+    wait_for(lambda: bond.subject.connection(link.connection_id)["status"] == "active", "it is active")
+    renewed = replace(bond, link=link, local_id=details["id"])
+    renewed.offer()
+    answer = bond.peer.publish(link, bond.peer.event(f"{bond.topic}.x"))
+    assert answer.value["acks"][0]["status"] == "stored"
 
 
 def test_the_subject_asks_for_a_replacement(bond: Bond) -> None:
@@ -658,6 +743,21 @@ def test_an_ed25519_peer_goes_the_whole_way(
     bond.wait_for_delivery(bond.publish(), "delivered")
     assert answer.value["acks"][0]["status"] == "stored"
     assert bond.details()["fingerprint"] == ed25519_key.fingerprint
+
+
+def test_a_dead_letter_of_an_ended_connection_goes_over_the_next_one(bond: Bond, make_bond: MakeBond) -> None:
+    bond.listen()
+    bond.act("pause")
+    published = bond.publish()
+    bond.peer.disconnect(bond.link)
+    bond.wait_for_delivery(published, "dead")
+    again = make_bond(bond.peer)
+    again.listen(f"{bond.topic}.*")
+
+    bond.subject.post(f"/events/messages/{published['messageId']}/retry")
+
+    again.wait_for_delivery(published, "delivered")
+    assert [event["messageId"] for event in again.link.events] == [published["messageId"]]
 
 
 # --- verification ---

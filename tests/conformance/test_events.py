@@ -444,6 +444,42 @@ def test_an_entry_whose_message_id_cannot_be_read_refuses_the_batch(bond: Bond) 
     assert bond.stored() == []
 
 
+def test_unknown_members_are_ignored_everywhere(bond: Bond) -> None:
+    bond.offer()
+    event = bond.peer.event(f"{bond.topic}.x", more={"a": None}, specVersion="1.0")
+    batch = bond.peer.batch(bond.link, [(1, event)], more=[None])
+    batch["events"][0]["more"] = True
+    control = bond.peer.control(bond.link, "verification", {"state": "x", "more": 1}, more="so")
+
+    answer = bond.peer.send_batch(bond.link, batch)
+
+    assert statuses(answer) == ["stored"]
+    assert control.status == 200
+
+
+def test_a_sequence_written_with_a_point_is_an_integer(bond: Bond) -> None:
+    bond.offer()
+
+    answer = bond.peer.send_batch(
+        bond.link, bond.peer.batch(bond.link, [(1.0, bond.peer.event(f"{bond.topic}.x"))])
+    )
+
+    assert statuses(answer) == ["stored"]
+    assert answer.value["contiguous"] == 1
+
+
+def test_a_replay_that_nobody_asked_for_excuses_no_age(bond: Bond) -> None:
+    bond.offer()
+    old = bond.peer.event(f"{bond.topic}.x", timestamp=now_ms() - EIGHT_DAYS_MS - 60_000)
+    batch = bond.peer.batch(bond.link, [(1, bond.peer.event(f"{bond.topic}.x")), (2, old)])
+    for entry in batch["events"]:
+        entry["replayId"] = new_id()
+
+    answer = bond.peer.send_batch(bond.link, batch)
+
+    assert statuses(answer) == ["stored", "event_expired"]
+
+
 def test_order_is_kept(bond: Bond) -> None:
     bond.offer()
     events = [bond.peer.event(f"{bond.topic}.x", {"n": n}) for n in range(30)]

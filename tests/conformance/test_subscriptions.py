@@ -228,6 +228,18 @@ def test_an_unknown_subscription_is_an_invalid_state(standing: Bond, verb: str) 
     assert (answer.status, answer.code) == (409, "invalid_state")
 
 
+def test_a_subscription_id_may_be_used_in_both_directions(bond: Bond) -> None:
+    subscription = bond.offer()
+
+    _, answer = bond.peer.subscribe(
+        bond.link, f"{bond.topic}.**", subscriptionId=subscription.subscription_id
+    )
+
+    assert (answer.status, answer.value["status"]) == (200, "active")
+    assert len(bond.subscriptions("incoming", status="active")) == 1
+    assert len(bond.subscriptions("outgoing", status="active")) == 1
+
+
 # --- the filter ---
 
 
