@@ -74,9 +74,11 @@ RowId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 def engine_options(url: str) -> dict[str, Any]:
     """Options of the SQLAlchemy engine for a database URL."""
+    # A statement that fails is logged with its text alone: its parameters have payloads and keys in them.
+    common = {"hide_parameters": True}
     if url.startswith("sqlite"):
-        return {"connect_args": {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}}
-    return {"pool_pre_ping": False, "pool_size": 20, "max_overflow": 40, "pool_recycle": 1800}
+        return common | {"connect_args": {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}}
+    return common | {"pool_pre_ping": False, "pool_size": 20, "max_overflow": 40, "pool_recycle": 1800}
 
 
 @contextmanager

@@ -5,6 +5,7 @@ answers. All else goes to stderr. An error is one line that says what to do next
 its kind.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
@@ -19,6 +20,9 @@ from app.errors import RemoteError
 from app.protocol.canonical import loads
 from app.protocol.errors import InvalidRequest, NotFound, Problem
 from app.reports.paging import Page
+
+#: What moves a cursor or turns text around, and is not escaped by JSON itself.
+_BEYOND_ASCII = re.compile("[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,7 +41,7 @@ class Failure(click.ClickException):
     """The end of a command: one line on stderr and an exit code."""
 
     def __init__(self, message: str, exit_code: Exit = Exit.FAILED) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(plain(" ".join(message.split())))
         # click declares it for the class, and reads it from the exception.
         self.exit_code = exit_code  # type: ignore[misc]
 
@@ -159,7 +163,12 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def note(message: str) -> None:
     """Say something that is not data, on stderr."""
-    click.echo(message, err=True)
+    click.echo("\n".join(plain(line) for line in message.split("\n")), err=True)
+
+
+def plain(text: str) -> str:
+    """The text without control characters: what another instance says moves nobody's cursor."""
+    return "".join(c if c.isprintable() else "·" for c in text)
 
 
 def read_object(raw: bytes, where: str) -> dict[str, Any]:
@@ -181,7 +190,8 @@ def one_page(rows: Sequence[Mapping[str, Any]]) -> Page[Mapping[str, Any]]:
 
 def print_json(document: Mapping[str, Any]) -> None:
     """Print one JSON document."""
-    click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+    text = orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
+    click.echo(_BEYOND_ASCII.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def _cell(value: Any) -> str:
@@ -191,8 +201,7 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, (dict, list)):
         return orjson.dumps(value).decode() if value else "-"
-    # Remote text must not move the cursor or colour the terminal of whoever reads the list.
-    return "".join(c if c.isprintable() else "·" for c in str(value))
+    return plain(str(value))
 
 
 def _heading(column: str) -> str:

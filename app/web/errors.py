@@ -101,7 +101,7 @@ def _answer_database(error: Exception) -> Response:
 
 
 def _answer_gone(_error: ConnectionResetError) -> Response:
-    """A caller who went away, or took too long, before the request was whole: no fault of ours to be logged."""
+    """A caller who went away, or took too long, before the request was whole: no fault of ours to log."""
     return answer_problem(protocol.InvalidRequest("The request did not come whole."))
 
 
