@@ -5,7 +5,8 @@ whose drain runs is not woken, since a job costs more than most events: the drai
 gave its lease back, and whoever still saw the lease had committed before that.
 """
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -16,6 +17,8 @@ from app.database import db, table_of
 from app.models import Connection
 from app.outbox.target import sending_clause
 from app.queue import wake_drain
+
+log = logging.getLogger(__name__)
 
 #: Where a session keeps the ids of connections to wake until its transaction ends.
 _WAITING = "tidings_wake_drains"
@@ -43,11 +46,22 @@ def _wake_now(session: Session) -> None:
     ids = session.info.pop(_WAITING, None)
     if not ids:
         return
-    # By a connection of its own: the session is between two transactions here.
-    with db.engine.connect() as connection:
-        idle = connection.execute(_IDLE, {"ids": sorted(ids), "now": now_ms()}).all()
+    try:
+        idle = find_idle(ids)
+    except sa.exc.SQLAlchemyError:
+        # What was accepted is committed; an error now would make the caller say it again.
+        log.warning("dispatch.not_woken", exc_info=True)
+        return
     for connection_id, failures in idle:
         wake_drain(connection_id, failing=failures > 0)
+
+
+def find_idle(ids: Iterable[int]) -> Sequence[tuple[int, int]]:
+    """Those that may send now and whose drain does not run: (id, failures)."""
+    # By a connection of its own: the session is between two transactions here.
+    with db.engine.connect() as connection:
+        rows = connection.execute(_IDLE, {"ids": sorted(ids), "now": now_ms()}).all()
+    return [(row.id, row.failures) for row in rows]
 
 
 @event.listens_for(db.session, "after_rollback")

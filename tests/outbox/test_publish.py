@@ -9,7 +9,7 @@ from app import queue
 from app.database import db, transaction
 from app.federation.identity import list_keys
 from app.models import Connection, Delivery, Event, EventStatus
-from app.outbox import lease
+from app.outbox import dispatch, lease
 from app.outbox.publish import NewEvent, publish_event, publish_events
 from app.protocol.errors import InvalidRequest, TooLarge
 from app.protocol.keys import load_public_key
@@ -204,3 +204,15 @@ def test_events_are_stored_when_redis_is_away(scene, rows, monkeypatch):
     assert published.deliveries == 1
     assert [row.state for row in rows()] == [DeliveryState.PENDING]
     assert db.session.scalar(sa.select(sa.func.count(Delivery.id))) == 1
+
+
+def test_what_is_committed_is_told_although_nobody_can_be_woken(scene, rows, monkeypatch):
+    def fail(*_args, **_options):
+        raise sa.exc.OperationalError("SELECT", {}, Exception("away"))
+
+    monkeypatch.setattr(dispatch, "find_idle", fail)
+
+    published = publish_event(scene.workspace.id, "task.created", {})
+
+    assert published.deliveries == 1
+    assert [row.state for row in rows()] == [DeliveryState.PENDING]
