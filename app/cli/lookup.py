@@ -6,9 +6,9 @@ from sqlalchemy.orm import InstrumentedAttribute
 from app.access import workspaces
 from app.cli.output import Exit, Failure
 from app.database import db
-from app.federation import lifecycle
 from app.models import Connection, Event, Peer, Subscription, Token, Workspace
 from app.protocol.errors import NotFound
+from app.protocol.states import ENDED, LIVE_SUBSCRIPTION
 from app.reports.connections import is_visible
 
 
@@ -36,7 +36,7 @@ def connection_id(workspace: Workspace, given: str) -> str:
 
 def subscription_id(workspace: Workspace, given: str) -> str:
     """Public id of the one subscription whose id begins so, or of the one live one to this pattern."""
-    live = Subscription.status.in_(lifecycle.LIVE_SUBSCRIPTIONS)
+    live = Subscription.status.in_(LIVE_SUBSCRIPTION)
     query = sa.select(Subscription.public_id).where(
         Subscription.workspace_id == workspace.id, Subscription.event_type == given, live
     )
@@ -74,7 +74,7 @@ def _connection_with(workspace: Workspace, base_url: str) -> str:
         .where(sa.func.coalesce(Peer.base_url, Connection.claimed_base_url) == base_url)
         .order_by(Connection.id.desc())
     ).all()
-    going = [row for row in rows if row.status not in lifecycle.ENDED]
+    going = [row for row in rows if row.status not in ENDED]
     if len(going) > 1:
         raise Failure(
             f"Several connections are with {base_url}. `flask connection list` shows their ids.", Exit.USAGE

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from app.database import db
 from app.models import Connection, Delivery, Direction, Event, Subscription
 from app.protocol.event_types import matches
-from app.protocol.states import ConnectionStatus, DeliveryState, SubscriptionStatus
+from app.protocol.states import OPEN, ConnectionStatus, DeliveryState, SubscriptionStatus
 from app.reports.connections import is_visible
 from app.reports.times import rfc3339
 
@@ -96,7 +96,7 @@ def _why(
 ) -> _Said:
     if delivery is not None:
         return _of_delivery(connection, delivery)
-    if connection.status not in (ConnectionStatus.ACTIVE, ConnectionStatus.SUSPENDED):
+    if connection.status not in OPEN:
         return _Said("connection_not_open", f"The connection is {connection.status.value}.")
     matching = [
         wish for wish in wishes if matches(wish.granted_event_type or wish.event_type, event.event_type)

@@ -15,7 +15,11 @@ from app.protocol.control import ControlType, VerifiedControlAck, parse_grant
 from app.protocol.errors import Problem
 from app.protocol.event_types import is_subset
 from app.protocol.states import (
+    ENDED,
     ENDED_SUBSCRIPTION,
+    LIVE_SUBSCRIPTION,
+    OPEN,
+    WAITING,
     ConnectionStatus,
     SubscriptionStatus,
     decide_subscriber,
@@ -68,12 +72,12 @@ def apply_refusal(connection: Connection, control: ControlOut, code: str, detail
     )
     if control_type in (ControlType.CONNECTION_ACCEPT, ControlType.CONNECTION_RESUME):
         connection.inbound_open_until = None
-    if connection.status in lifecycle.ENDED:
+    if connection.status in ENDED:
         return
-    if control_type is ControlType.KEYS_CHANGED and connection.status in lifecycle.WAITING:
+    if control_type is ControlType.KEYS_CHANGED and connection.status in WAITING:
         # The peer may not have looked at our request yet; it is told again in a while.
         return
-    if code in HOLDING or connection.status in lifecycle.WAITING:
+    if code in HOLDING or connection.status in WAITING:
         hold(connection, code, detail)
 
 
@@ -145,17 +149,13 @@ def _is_wanted(connection: Connection, control: ControlOut) -> bool:
             newest = controls.newest(
                 connection.id, ControlType.CONNECTION_SUSPEND, ControlType.CONNECTION_RESUME
             )
-            return status in lifecycle.OPEN and newest is not None and newest.id == control.id
+            return status in OPEN and newest is not None and newest.id == control.id
     if control_type not in _DIRECTIONS:
-        return status in lifecycle.OPEN
+        return status in OPEN
     subscription = subscriptions.find(
         connection.id, _DIRECTIONS[control_type], controls.payload_of(control)["subscriptionId"]
     )
-    return (
-        status in lifecycle.OPEN
-        and subscription is not None
-        and subscription.status in _WANTED_WHILE[control_type]
-    )
+    return status in OPEN and subscription is not None and subscription.status in _WANTED_WHILE[control_type]
 
 
 def _accepted(connection: Connection, _control: ControlOut, _ack: VerifiedControlAck) -> None:
@@ -271,7 +271,7 @@ _DIRECTIONS = {
     ControlType.SUBSCRIPTION_REVOKE: Direction.OUTGOING,
 }
 _WANTED_WHILE = {
-    ControlType.SUBSCRIPTION_REQUEST: lifecycle.LIVE_SUBSCRIPTIONS,
+    ControlType.SUBSCRIPTION_REQUEST: LIVE_SUBSCRIPTION,
     ControlType.SUBSCRIPTION_CANCEL: (SubscriptionStatus.CANCELLED,),
     ControlType.SUBSCRIPTION_APPROVE: (SubscriptionStatus.ACTIVE,),
     ControlType.SUBSCRIPTION_REJECT: (SubscriptionStatus.REJECTED,),

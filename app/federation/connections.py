@@ -25,7 +25,7 @@ from app.protocol.control import ControlType
 from app.protocol.errors import Blocked, InvalidState, NotFound, invalid
 from app.protocol.keys import Algorithm, pairing_code
 from app.protocol.members import is_uuid
-from app.protocol.states import ConnectionStatus
+from app.protocol.states import ENDED, LIVE, OPEN, WAITING, ConnectionStatus
 from app.transport.address import parse_origin
 from app.transport.errors import InvalidOrigin
 
@@ -144,7 +144,7 @@ def initiate(
     with transaction():
         workspace = lock_workspace(workspace_id)
         existing = _find_pair(workspace_id, document.instance_id, to_workspace)
-        replaced = next((c for c in existing if c.status in lifecycle.OPEN), None)
+        replaced = next((c for c in existing if c.status in OPEN), None)
         if existing and not (replace and replaced is existing[0]):
             raise ConnectionExists(
                 f"There is a connection with {document.name} already; it is {existing[0].status.value}.",
@@ -241,7 +241,7 @@ def suspend(connection_id: int, reason: str | None = None) -> Connection:
     with transaction():
         connection = lifecycle.lock(connection_id)
         resuming = controls.waiting(connection_id, ControlType.CONNECTION_RESUME) is not None
-        if connection.status not in lifecycle.OPEN or (connection.suspended_by_me and not resuming):
+        if connection.status not in OPEN or (connection.suspended_by_me and not resuming):
             raise _illegal(connection, "suspend")
         was_flowing = lifecycle.status_for_input(connection, clock.now_ms()) is ConnectionStatus.ACTIVE
         lifecycle.suspend(connection, by_me=True, reason=reason)
@@ -280,7 +280,7 @@ def disconnect(connection_id: int, reason: str | None = None) -> Connection:
     _check_text(reason, "/reason")
     with transaction():
         connection = lifecycle.lock(connection_id)
-        if connection.status in lifecycle.ENDED:
+        if connection.status in ENDED:
             raise _illegal(connection, "disconnect")
         control = lifecycle.end_by_us(connection, reason)
     return _answered(connection_id, control)
@@ -293,7 +293,7 @@ def verify(connection_id: int) -> Verification:
     """
     with transaction():
         connection = lifecycle.lock(connection_id)
-        if connection.status not in lifecycle.OPEN:
+        if connection.status not in OPEN:
             raise _illegal(connection, "verify")
         control = lifecycle.send_verification(connection)
         controls.hurry(connection_id)
@@ -319,7 +319,7 @@ def retry_now(connection_id: int) -> Connection:
     """End every wait and hold of the connection: events and control messages go at once. Commits."""
     with transaction():
         connection = lifecycle.lock(connection_id)
-        if connection.status in lifecycle.ENDED:
+        if connection.status in ENDED:
             raise _illegal(connection, "retry")
         connection.failures = 0
         connection.retry_at = 0
@@ -367,7 +367,7 @@ def keys_accept(connection_id: int) -> Connection:
             other.key_review = False
             other.verified_at = None
             answers.release(other)
-            if other.status in lifecycle.OPEN:
+            if other.status in OPEN:
                 # What the peer holds because we did not trust its key goes on when it hears from us.
                 lifecycle.send_verification(other)
             controls.hurry(other.id)
@@ -451,7 +451,7 @@ def expire_due(limit: int = 100) -> int:
     due = db.session.scalars(
         sa.select(Connection.id)
         .where(
-            Connection.status.in_(lifecycle.WAITING),
+            Connection.status.in_(WAITING),
             Connection.checked_at.is_not(None),
             Connection.created_at <= before_ms,
         )
@@ -460,7 +460,7 @@ def expire_due(limit: int = 100) -> int:
     for connection_id in due:
         with transaction():
             connection = lifecycle.lock(connection_id)
-            if connection.status in lifecycle.WAITING:
+            if connection.status in WAITING:
                 lifecycle.end(connection, ConnectionStatus.EXPIRED, None)
     return len(due)
 
@@ -522,13 +522,13 @@ def _find_pair(workspace_id: int, instance_id: str, to_workspace: str | None) ->
         .join(Peer, Peer.id == Connection.peer_id)
         .where(
             Connection.workspace_id == workspace_id,
-            Connection.status.in_(lifecycle.WAITING + lifecycle.OPEN),
+            Connection.status.in_(LIVE),
             Connection.checked_at.is_not(None),
             Peer.instance_id == instance_id,
         )
     ).all()
     same = [c for c in found if names_same_workspace(c, to_workspace)]
-    return sorted(same, key=lambda c: c.status in lifecycle.OPEN)
+    return sorted(same, key=lambda c: c.status in OPEN)
 
 
 def names_same_workspace(connection: Connection, slug: str | None) -> bool:
@@ -582,7 +582,7 @@ def _illegal(connection: Connection, what: str) -> InvalidState:
 def _set_paused(connection_id: int, direction: Direction | None, paused: bool) -> Connection:
     with transaction():
         connection = lifecycle.lock(connection_id)
-        if connection.status in lifecycle.ENDED:
+        if connection.status in ENDED:
             raise _illegal(connection, "pause" if paused else "unpause")
         if direction in (None, Direction.OUTGOING):
             connection.paused_outgoing = paused
@@ -615,7 +615,7 @@ def _known_fingerprints(instance_id: str) -> tuple[str, ...]:
         .join(Connection, Connection.peer_id == Peer.id)
         .where(
             Peer.instance_id == instance_id,
-            Connection.status.in_(lifecycle.OPEN),
+            Connection.status.in_(OPEN),
             PeerKey.status == "active",
         )
         .distinct()

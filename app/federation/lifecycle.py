@@ -24,23 +24,12 @@ from app.protocol.errors import (
     Overloaded,
     Problem,
 )
-from app.protocol.states import ConnectionStatus, SubscriptionStatus
+from app.protocol.states import ENDED, LIVE_SUBSCRIPTION, OPEN, WAITING, ConnectionStatus, SubscriptionStatus
 
 #: How long what comes in is still taken after we announced a suspension or an end, ms (§4).
 GRACE_MS = 15_000
 #: How long an accept or a resume of ours may wait for its answer, ms; what comes in is taken meanwhile.
 ANSWER_LIFE_MS = 14 * 86_400_000
-
-OPEN = (ConnectionStatus.ACTIVE, ConnectionStatus.SUSPENDED)
-WAITING = (ConnectionStatus.REQUESTED, ConnectionStatus.PENDING)
-ENDED = (ConnectionStatus.DISCONNECTED, ConnectionStatus.REJECTED, ConnectionStatus.EXPIRED)
-
-#: Subscriptions that have not ended.
-LIVE_SUBSCRIPTIONS = (
-    SubscriptionStatus.REQUESTED,
-    SubscriptionStatus.PENDING,
-    SubscriptionStatus.ACTIVE,
-)
 
 
 def lock(connection_id: int) -> Connection:
@@ -214,7 +203,7 @@ def _end_subscriptions(connection_id: int) -> None:
         sa.update(Subscription)
         .where(
             Subscription.connection_id == connection_id,
-            Subscription.status.in_(LIVE_SUBSCRIPTIONS),
+            Subscription.status.in_(LIVE_SUBSCRIPTION),
         )
         .values(
             status=SubscriptionStatus.CANCELLED,

@@ -29,7 +29,7 @@ from app.protocol.keys import (
     trusted_records,
 )
 from app.protocol.messages import InstanceDocument, parse_instance_document, verify_document
-from app.protocol.states import ConnectionStatus
+from app.protocol.states import LIVE, OPEN
 from app.transport import peer_api
 from app.transport.errors import TransportError
 
@@ -40,14 +40,6 @@ KEY_LOOKUP_EVERY_MS = 10_000
 #: A document is read again after this; one that could not be read, after that (§2: at least daily).
 REFRESH_AFTER_MS = 20 * 3_600_000
 REFRESH_AGAIN_MS = 600_000
-#: Connections that are open, or may become so.
-LIVE = (
-    ConnectionStatus.REQUESTED,
-    ConnectionStatus.PENDING,
-    ConnectionStatus.ACTIVE,
-    ConnectionStatus.SUSPENDED,
-)
-OPEN = (ConnectionStatus.ACTIVE, ConnectionStatus.SUSPENDED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from app.protocol.event_types import is_subset
 from app.protocol.keys import merge_changed_keys
 from app.protocol.signing import Signer
 from app.protocol.states import (
+    ENDED,
     ENDED_SUBSCRIPTION,
     ConnectionStatus,
     PublisherEvent,
@@ -236,7 +237,7 @@ def _resume(connection: Connection, _message: VerifiedControl) -> Verdict:
 
 
 def _disconnect(connection: Connection, message: VerifiedControl) -> Verdict:
-    if connection.status not in lifecycle.ENDED:
+    if connection.status not in ENDED:
         reason = message.payload_as(wire.Reason).reason
         lifecycle.end(connection, ConnectionStatus.DISCONNECTED, reason)
     return _state(connection)
@@ -382,7 +383,7 @@ def _check_request_id(connection: Connection, message_id: str) -> None:
 
 def _check_not_ended(connection: Connection) -> None:
     # What comes in is still taken for a moment after we ended it, but nothing new begins.
-    if connection.status in lifecycle.ENDED:
+    if connection.status in ENDED:
         raise ConnectionClosed()
 
 

@@ -32,7 +32,7 @@ from app.protocol.control import ControlMessage, VerifiedControl, parse_control,
 from app.protocol.errors import AuthenticationFailed, MessageIdConflict, Problem, RateLimited
 from app.protocol.http_signature import read_signature
 from app.protocol.keys import load_public_key, may_sign_transport
-from app.protocol.states import ConnectionStatus
+from app.protocol.states import OPEN, ConnectionStatus
 
 log = logging.getLogger(__name__)
 
@@ -246,7 +246,7 @@ def _open_of_same_pair(theirs: Connection) -> int | None:
             Peer.instance_id == theirs.claimed_instance_id,
             Connection.workspace_id == theirs.workspace_id,
             Connection.id != theirs.id,
-            Connection.status.in_(lifecycle.OPEN),
+            Connection.status.in_(OPEN),
         )
         .order_by(Connection.id.desc())
     ).all()

@@ -30,6 +30,7 @@ from app.protocol.keys import (
     seal,
     vouch,
 )
+from app.protocol.states import OPEN
 
 log = logging.getLogger(__name__)
 
@@ -233,7 +234,7 @@ def _check_algorithm(algorithm: Algorithm) -> None:
         return
     open_peers = db.session.scalars(
         sa.select(Peer)
-        .where(Peer.id.in_(sa.select(Connection.peer_id).where(Connection.status.in_(peers.OPEN))))
+        .where(Peer.id.in_(sa.select(Connection.peer_id).where(Connection.status.in_(OPEN))))
         .order_by(Peer.id)
     ).all()
     lacking = sorted({peer.base_url for peer in open_peers if "ed25519" not in peers.features_of(peer)})

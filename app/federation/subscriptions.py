@@ -19,13 +19,12 @@ from app.database import db, table_of, transaction
 from app.errors import SubscriptionExists
 from app.federation import controls, lifecycle
 from app.federation.consequences import plugged
-from app.federation.lifecycle import LIVE_SUBSCRIPTIONS
 from app.models import Connection, Direction, Subscription
 from app.protocol import control as wire
 from app.protocol.control import ControlType
 from app.protocol.errors import InvalidState, NotFound, invalid
 from app.protocol.event_types import check_pattern, is_subset
-from app.protocol.states import ConnectionStatus, SubscriptionStatus
+from app.protocol.states import LIVE_SUBSCRIPTION, OPEN, ConnectionStatus, SubscriptionStatus
 
 #: Lease that we ask for, seconds (§5).
 LEASE_S = 30 * 86_400
@@ -188,7 +187,7 @@ _GRANTS_FOR = (
     .where(
         _SUBSCRIPTION.c.workspace_id == sa.bindparam("workspace"),
         _ACTIVE_GRANT,
-        _CONNECTION.c.status.in_(sorted(lifecycle.OPEN)),
+        _CONNECTION.c.status.in_(OPEN),
     )
 )
 _GRANTED_PATTERNS = sa.select(_SUBSCRIPTION.c.granted_event_type).where(
@@ -385,7 +384,7 @@ def _live(connection_id: int, event_type: str) -> Subscription | None:
             Subscription.connection_id == connection_id,
             Subscription.direction == Direction.INCOMING,
             Subscription.event_type == event_type,
-            Subscription.status.in_(LIVE_SUBSCRIPTIONS),
+            Subscription.status.in_(LIVE_SUBSCRIPTION),
         )
     )
 
@@ -397,7 +396,7 @@ def _lock_outgoing(workspace_id: int, public_id: str) -> tuple[Connection, Subsc
     subscription = _get(seen.id)
     if subscription.direction is not Direction.OUTGOING:
         raise InvalidState("We asked for these events; the other side decides.")
-    if connection.status not in lifecycle.OPEN:
+    if connection.status not in OPEN:
         raise InvalidState(f"The connection is {connection.status.value}.")
     return connection, subscription
 

@@ -15,10 +15,11 @@ import sqlalchemy as sa
 
 from app import clock
 from app.database import db, table_of, transaction
-from app.federation import controls, identity, lifecycle, peers
+from app.federation import controls, identity, lifecycle
 from app.models import Connection, ControlOut, ControlState, KeyTold, Peer, SigningKey
 from app.protocol.control import ControlType, KeysChanged
 from app.protocol.keys import KeyStatus
+from app.protocol.states import LIVE, OPEN
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def owe(key: SigningKey, acknowledged: KeyStatus | None) -> None:
         sa.insert(_TOLD).from_select(
             ["connection_id", "signing_key_id", "acknowledged", "told"],
             sa.select(_CONNECTION.c.id, sa.literal(key.id), known, known).where(
-                _CONNECTION.c.status.in_(peers.LIVE), _CONNECTION.c.checked_at.is_not(None), ~has_row
+                _CONNECTION.c.status.in_(LIVE), _CONNECTION.c.checked_at.is_not(None), ~has_row
             ),
         )
     )
@@ -64,7 +65,7 @@ def tell(limit: int = 10_000) -> int:
         .join(SigningKey, SigningKey.id == KeyTold.signing_key_id)
         .join(Connection, Connection.id == KeyTold.connection_id)
         .outerjoin(ControlOut, ControlOut.id == KeyTold.control_id)
-        .where(Connection.status.in_(peers.LIVE), _is_due())
+        .where(Connection.status.in_(LIVE), _is_due())
         .distinct()
         .limit(limit)
     ).all()
@@ -78,7 +79,7 @@ def tell_one(connection_id: int) -> bool:
     """
     with transaction():
         connection = lifecycle.lock(connection_id)
-        if connection.status not in peers.LIVE:
+        if connection.status not in LIVE:
             return False
         due = db.session.execute(
             sa.select(KeyTold, SigningKey)
@@ -136,7 +137,7 @@ def withheld_key_ids(connection_id: int) -> list[str]:
 
 def adoption() -> dict[str, Adoption]:
     """For each of our keys, by keyId, how many of the live connections know it."""
-    live = sa.and_(Connection.status.in_(peers.LIVE), Connection.checked_at.is_not(None))
+    live = sa.and_(Connection.status.in_(LIVE), Connection.checked_at.is_not(None))
     total = db.session.scalar(sa.select(sa.func.count()).select_from(Connection).where(live)) or 0
     missing = dict(
         db.session.execute(
@@ -167,7 +168,7 @@ def unaware(key: SigningKey) -> list[Unaware]:
         .where(
             KeyTold.signing_key_id == key.id,
             KeyTold.acknowledged.is_(None),
-            Connection.status.in_(peers.OPEN),
+            Connection.status.in_(OPEN),
         )
         .order_by(KeyTold.connection_id)
     ).all()

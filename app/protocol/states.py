@@ -48,17 +48,17 @@ class DeliveryState(StrEnum):
     WITHDRAWN = "withdrawn"  #: no longer granted before it was sent
 
 
-#: Statuses in which a connection still waits for an answer, is open, or has ended.
+#: Statuses in which a connection still waits for an answer, is open, has not ended, or has.
 WAITING = frozenset({ConnectionStatus.REQUESTED, ConnectionStatus.PENDING})
 OPEN = frozenset({ConnectionStatus.ACTIVE, ConnectionStatus.SUSPENDED})
-ENDED = frozenset(ConnectionStatus) - WAITING - OPEN
+LIVE = WAITING | OPEN
+ENDED = frozenset(ConnectionStatus) - LIVE
 
-#: Statuses that a subscription does not leave again.
-ENDED_SUBSCRIPTION = frozenset(SubscriptionStatus) - {
-    SubscriptionStatus.REQUESTED,
-    SubscriptionStatus.PENDING,
-    SubscriptionStatus.ACTIVE,
-}
+#: Statuses of a subscription that has not ended, and those that it does not leave again.
+LIVE_SUBSCRIPTION = frozenset(
+    {SubscriptionStatus.REQUESTED, SubscriptionStatus.PENDING, SubscriptionStatus.ACTIVE}
+)
+ENDED_SUBSCRIPTION = frozenset(SubscriptionStatus) - LIVE_SUBSCRIPTION
 
 Refusal = type[Problem]
 
@@ -220,7 +220,7 @@ _ACTION_STATUSES: dict[Action, frozenset[ConnectionStatus]] = {
     Action.REJECT: frozenset({ConnectionStatus.PENDING}),
     Action.SUSPEND: OPEN,
     Action.RESUME: frozenset({ConnectionStatus.SUSPENDED}),
-    Action.DISCONNECT: WAITING | OPEN,
+    Action.DISCONNECT: LIVE,
     Action.EXPIRE: WAITING,
 }
 

@@ -18,9 +18,6 @@ from app.reports.details import WAITING_CAP, ConnectionDetails, MissingRange, St
 from app.reports.paging import ListKey, Page, check_limit, cut, read_cursor, write_cursor
 from app.reports.times import rfc3339
 
-#: Connections that have not ended.
-OPEN = (ConnectionStatus.ACTIVE, ConnectionStatus.SUSPENDED)
-
 #: Gaps shown of a stream at most, newest first in the database, ascending in the answer.
 _GAPS_SHOWN = 1_000
 

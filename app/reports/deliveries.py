@@ -9,8 +9,8 @@ from app.database import db
 from app.models import Attempt as AttemptRow
 from app.models import AttemptEntry, Connection, Delivery, Event
 from app.models.ids import IdKind, public_id
-from app.protocol.states import DeliveryState
-from app.reports.connections import OPEN, row_number, sends_now
+from app.protocol.states import OPEN, DeliveryState
+from app.reports.connections import row_number, sends_now
 from app.reports.details import Attempt, DeadGroup, DeliveryDetails, EventDelivery
 from app.reports.paging import ListKey, Page, check_limit, cut, read_cursor, write_cursor
 from app.reports.times import rfc3339
