@@ -50,7 +50,7 @@ class Connection(Model):
     claimed_base_url: Mapped[str | None] = mapped_column(sa.String(300))
     #: messageId of the `connection.request`, which accept and reject name.
     request_message_id: Mapped[str] = mapped_column(sa.String(36))
-    #: A stranger's request as it came ({body, headers of the transport signature, target}), JSON, until checked.
+    #: A stranger's request as it came, until it is checked: JSON {"headers", "target", "body", "at"}.
     request_evidence: Mapped[str | None] = mapped_column(sa.Text)
     #: When the claimed document bore the request out; a request that was not checked is shown to nobody.
     checked_at: Mapped[int | None] = mapped_column(sa.BigInteger)

@@ -10,7 +10,7 @@ NOW = 1_767_225_600_000
 DIGEST = "DfnOcTxz5wSHh36RObLTCVsRUt6vLH1dX3dozAXzGZA="
 
 class _Absent:
-    """Stands for a member that is left out. Its text is the same in all processes, as ids of tests must be."""
+    """Stands for a member that is left out. Its text is the same in all processes, as test ids must be."""
 
     def __repr__(self) -> str:
         return "ABSENT"
