@@ -24,6 +24,7 @@ from app.outbox.claim import Batch, Entry
 from app.outbox.epochs import EPOCH_MIN_MS, current_counter, new_epoch, note_contiguous
 from app.outbox.rollup import sum_up
 from app.outbox.target import Target
+from app.outbox.withdraw import withdraw_lost
 from app.protocol.answers import SUSPECT_STATUSES, Outcome, decide, decide_entry
 from app.protocol.errors import ProblemAnswer
 from app.protocol.event_types import matches
@@ -119,7 +120,9 @@ def record_failed(target: Target, batch: Batch, reply: Reply, now: int, rng: Ran
             "ms": reply.duration_ms,
         },
     )
-    return _follow(target, batch, reply, outcome, now, rng)
+    after = _follow(target, batch, reply, outcome, now, rng)
+    withdraw_lost(target.connection_id, {entry.event_type for entry in batch.entries})
+    return after
 
 
 def _follow(target: Target, batch: Batch, reply: Reply, outcome: Outcome, now: int, rng: Random) -> Next:

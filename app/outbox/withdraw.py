@@ -4,6 +4,8 @@ Plugged into `app.federation.consequences`: called inside the transaction in whi
 ended, so that both are one whole.
 """
 
+from collections.abc import Iterable
+
 import sqlalchemy as sa
 
 from app.database import db, table_of
@@ -40,6 +42,17 @@ def withdraw(connection_id: int) -> int:
         _DELIVERY.c.state == DeliveryState.PENDING,
         _DELIVERY.c.event_type.in_(lost),
     )
+
+
+def withdraw_lost(connection_id: int, event_types: Iterable[str]) -> int:
+    """Withdraw what came back from a request undelivered, if its grant ended while it was away. How many.
+
+    Called inside `transaction()`; joins it.
+    """
+    patterns = frozenset(granted_patterns(connection_id))
+    if all(is_granted(event_type, patterns) for event_type in event_types):
+        return 0
+    return withdraw(connection_id)
 
 
 def close_connection(connection_id: int) -> int:

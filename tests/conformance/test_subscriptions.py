@@ -95,6 +95,22 @@ def test_unsent_deliveries_are_withdrawn_with_the_subscription(bond: Bond, verb:
     bond.wait_for_delivery(numbered, "withdrawn")
 
 
+def test_what_was_under_way_when_its_grant_ended_is_withdrawn_when_it_comes_back(bond: Bond) -> None:
+    subscription = bond.listen()
+
+    def cancel_first(request: Received, usual: Any) -> Reply:
+        assert bond.peer.end_subscription(bond.link, subscription, "cancel").status == 200
+        return problem("overloaded", retry_after="60")
+
+    bond.peer.answer_with(EVENTS, cancel_first)
+
+    published = bond.publish()
+
+    told = bond.peer.take("gap").payload
+    assert (told["fromSequence"], told["toSequence"], told["reason"]) == (1, 1, "withdrawn")
+    bond.wait_for_delivery(published, "withdrawn")
+
+
 def test_what_another_subscription_still_grants_is_not_withdrawn(bond: Bond) -> None:
     first, _second = bond.listen(f"{bond.topic}.*"), bond.listen(f"{bond.topic}.created")
     bond.peer.answer_with(EVENTS, problem("overloaded", retry_after="1"))
