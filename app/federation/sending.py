@@ -173,7 +173,7 @@ def _claim(connection_id: int, owner: str) -> Outgoing | None:
             peer.id,
             peer.instance_id,
             peer.base_url,
-            identity.signer_for(connection.id, announcing=_is_announcement(control)),
+            identity.signer_for(connection.id, fresh=True, announcing=_is_announcement(control)),
         )
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from tests.conformance.subject import Subject
@@ -42,7 +43,9 @@ def instance(folder: Path, **environ: str) -> Iterator[Subject]:
         return str(made["token"])
 
     with _up(environ, folder / "up.log"):
-        yield Subject(environ["BASE_URL"], token, accepted, blocked_id, make_workspace)
+        yield Subject(
+            environ["BASE_URL"], token, accepted, blocked_id, make_workspace, partial(flask, environ)
+        )
 
 
 def free_port() -> int:

@@ -27,6 +27,8 @@ class Subject:
     blocked_id: str | None = None
     #: Makes a workspace by its slug and gives a token of it; None: cannot be done from here.
     make_workspace: Callable[[str], str] | None = None
+    #: Runs a command of the instance and gives what it prints; None: cannot be done from here.
+    run_flask: Callable[..., str] | None = None
 
     def call(self, method: str, path: str, body: Any = None, **query: Any) -> Answer:
         """One call of the API."""
