@@ -1,9 +1,12 @@
 """Connections: look, ask, accept, stop, go on, end, and see whether both ways work."""
 
+from collections.abc import Callable
+
 from app.errors import (
     ConnectionExists,
     InvalidCursor,
     InvalidState,
+    Problem,
     RemoteInvalid,
     RemoteUnreachable,
 )
@@ -18,13 +21,28 @@ from app.reports.connections import (
 from app.reports.details import ConnectionDetails, ConnectionStreams
 from app.reports.paging import Page
 from app.web.api import api
+from app.web.api.operation import View
 from app.web.api.schemas import ConnectionQuery, Initiate, Preview, Reason, ReplayRange, Steering
 from app.web.api.shapes import Listing, PreviewDetails, ReplayDetails, VerificationDetails
 from app.web.auth import Bearer, Scope
+from app.web.params import Body
 
 READ = (Scope.EVENTS_READ, Scope.CONNECTIONS_WRITE)
 WRITE = Scope.CONNECTIONS_WRITE
 REMOTE = (RemoteUnreachable, RemoteInvalid)
+
+
+def _step(name: str, body: type[Body], *problems: type[Problem]) -> Callable[[View], View]:
+    """Declare a call that does something to one connection, and shows the connection after it."""
+    return api.post(
+        f"/connections/<connection_id>/{name}",
+        tag="Connections",
+        scope=WRITE,
+        body=body,
+        body_required=False,
+        answers={200: ConnectionDetails},
+        problems=(InvalidState, *problems),
+    )
 
 
 @api.post(
@@ -104,75 +122,35 @@ def show_connection(bearer: Bearer, connection_id: str) -> ConnectionDetails:
     return get_connection_details(bearer.workspace_id, connection_id)
 
 
-@api.post(
-    "/connections/<connection_id>/accept",
-    tag="Connections",
-    scope=WRITE,
-    body=Reason,
-    body_required=False,
-    answers={200: ConnectionDetails},
-    problems=(InvalidState,),
-)
+@_step("accept", Reason)
 def accept_connection(bearer: Bearer, connection_id: str, body: Reason) -> ConnectionDetails:
     """Accept a request; only the asked side can."""
     connections.accept(connection_row(bearer.workspace_id, connection_id).id, body.reason)
     return get_connection_details(bearer.workspace_id, connection_id)
 
 
-@api.post(
-    "/connections/<connection_id>/reject",
-    tag="Connections",
-    scope=WRITE,
-    body=Reason,
-    body_required=False,
-    answers={200: ConnectionDetails},
-    problems=(InvalidState,),
-)
+@_step("reject", Reason)
 def reject_connection(bearer: Bearer, connection_id: str, body: Reason) -> ConnectionDetails:
     """Reject a request; only the asked side can."""
     connections.reject(connection_row(bearer.workspace_id, connection_id).id, body.reason)
     return get_connection_details(bearer.workspace_id, connection_id)
 
 
-@api.post(
-    "/connections/<connection_id>/suspend",
-    tag="Connections",
-    scope=WRITE,
-    body=Reason,
-    body_required=False,
-    answers={200: ConnectionDetails},
-    problems=(InvalidState,),
-)
+@_step("suspend", Reason)
 def suspend_connection(bearer: Bearer, connection_id: str, body: Reason) -> ConnectionDetails:
     """Stop the traffic of a connection; deliveries are held."""
     connections.suspend(connection_row(bearer.workspace_id, connection_id).id, body.reason)
     return get_connection_details(bearer.workspace_id, connection_id)
 
 
-@api.post(
-    "/connections/<connection_id>/resume",
-    tag="Connections",
-    scope=WRITE,
-    body=Reason,
-    body_required=False,
-    answers={200: ConnectionDetails},
-    problems=(InvalidState,),
-)
+@_step("resume", Reason)
 def resume_connection(bearer: Bearer, connection_id: str, body: Reason) -> ConnectionDetails:
     """Take back a suspension of ours; a suspension of the peer stays."""
     connections.resume(connection_row(bearer.workspace_id, connection_id).id, body.reason)
     return get_connection_details(bearer.workspace_id, connection_id)
 
 
-@api.post(
-    "/connections/<connection_id>/disconnect",
-    tag="Connections",
-    scope=WRITE,
-    body=Reason,
-    body_required=False,
-    answers={200: ConnectionDetails},
-    problems=(InvalidState,),
-)
+@_step("disconnect", Reason)
 def disconnect_connection(bearer: Bearer, connection_id: str, body: Reason) -> ConnectionDetails:
     """End a connection, or withdraw a request.
 
@@ -182,60 +160,28 @@ def disconnect_connection(bearer: Bearer, connection_id: str, body: Reason) -> C
     return get_connection_details(bearer.workspace_id, connection_id)
 
 
-@api.post(
-    "/connections/<connection_id>/retry-now",
-    tag="Connections",
-    scope=WRITE,
-    body=Steering,
-    body_required=False,
-    answers={200: ConnectionDetails},
-    problems=(InvalidState,),
-)
+@_step("retry-now", Steering)
 def retry_now(bearer: Bearer, connection_id: str, body: Steering) -> ConnectionDetails:
     """End a wait after failures, and a hold after a refusal: send now."""
     connections.retry_now(connection_row(bearer.workspace_id, connection_id).id)
     return get_connection_details(bearer.workspace_id, connection_id)
 
 
-@api.post(
-    "/connections/<connection_id>/pause",
-    tag="Connections",
-    scope=WRITE,
-    body=Steering,
-    body_required=False,
-    answers={200: ConnectionDetails},
-    problems=(InvalidState,),
-)
+@_step("pause", Steering)
 def pause_connection(bearer: Bearer, connection_id: str, body: Steering) -> ConnectionDetails:
     """Pause here, without telling the peer; one direction, or both."""
     connections.pause(connection_row(bearer.workspace_id, connection_id).id, _direction(body))
     return get_connection_details(bearer.workspace_id, connection_id)
 
 
-@api.post(
-    "/connections/<connection_id>/unpause",
-    tag="Connections",
-    scope=WRITE,
-    body=Steering,
-    body_required=False,
-    answers={200: ConnectionDetails},
-    problems=(InvalidState,),
-)
+@_step("unpause", Steering)
 def unpause_connection(bearer: Bearer, connection_id: str, body: Steering) -> ConnectionDetails:
     """End a pause; of one direction, or of both."""
     connections.unpause(connection_row(bearer.workspace_id, connection_id).id, _direction(body))
     return get_connection_details(bearer.workspace_id, connection_id)
 
 
-@api.post(
-    "/connections/<connection_id>/mark-verified",
-    tag="Connections",
-    scope=WRITE,
-    body=Steering,
-    body_required=False,
-    answers={200: ConnectionDetails},
-    problems=(InvalidState,),
-)
+@_step("mark-verified", Steering)
 def mark_verified(bearer: Bearer, connection_id: str, body: Steering) -> ConnectionDetails:
     """Note that a person compared the pairing code with the other side."""
     connections.mark_verified(
@@ -244,30 +190,14 @@ def mark_verified(bearer: Bearer, connection_id: str, body: Steering) -> Connect
     return get_connection_details(bearer.workspace_id, connection_id)
 
 
-@api.post(
-    "/connections/<connection_id>/keys/accept",
-    tag="Connections",
-    scope=WRITE,
-    body=Steering,
-    body_required=False,
-    answers={200: ConnectionDetails},
-    problems=(InvalidState, *REMOTE),
-)
+@_step("keys/accept", Steering, *REMOTE)
 def accept_keys(bearer: Bearer, connection_id: str, body: Steering) -> ConnectionDetails:
     """Trust the peer's new keys, which no older key vouches for."""
     connections.keys_accept(connection_row(bearer.workspace_id, connection_id).id)
     return get_connection_details(bearer.workspace_id, connection_id)
 
 
-@api.post(
-    "/connections/<connection_id>/keys/refuse",
-    tag="Connections",
-    scope=WRITE,
-    body=Steering,
-    body_required=False,
-    answers={200: ConnectionDetails},
-    problems=(InvalidState,),
-)
+@_step("keys/refuse", Steering)
 def refuse_keys(bearer: Bearer, connection_id: str, body: Steering) -> ConnectionDetails:
     """Go on with the keys that were trusted before."""
     connections.keys_refuse(connection_row(bearer.workspace_id, connection_id).id)

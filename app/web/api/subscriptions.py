@@ -1,16 +1,32 @@
 """Subscriptions: ours to peers' events, and peers' to ours."""
 
+from collections.abc import Callable
+
 from app.errors import InvalidCursor, InvalidState, NotFound, SubscriptionExists
 from app.federation import subscriptions
 from app.reports.details import SubscriptionDetails
 from app.reports.paging import Page
 from app.reports.subscriptions import get_event_subscriptions, subscription_details
 from app.web.api import api
+from app.web.api.operation import View
 from app.web.api.schemas import Reason, Subscribe, SubscriptionQuery, Unsubscribe
 from app.web.api.shapes import Listing
 from app.web.auth import Bearer, Scope
 
 READ = (Scope.EVENTS_READ, Scope.SUBSCRIPTIONS_WRITE)
+
+
+def _decision(name: str) -> Callable[[View], View]:
+    """Declare a call by which the publisher decides about a subscription of a peer."""
+    return api.post(
+        f"/events/subscriptions/<subscription_id>/{name}",
+        tag="Subscriptions",
+        scope=Scope.SUBSCRIPTIONS_WRITE,
+        body=Reason,
+        body_required=False,
+        answers={200: SubscriptionDetails},
+        problems=(NotFound, InvalidState),
+    )
 
 
 @api.post(
@@ -68,43 +84,19 @@ def list_subscriptions(bearer: Bearer, query: SubscriptionQuery) -> Page[Subscri
     )
 
 
-@api.post(
-    "/events/subscriptions/<subscription_id>/approve",
-    tag="Subscriptions",
-    scope=Scope.SUBSCRIPTIONS_WRITE,
-    body=Reason,
-    body_required=False,
-    answers={200: SubscriptionDetails},
-    problems=(NotFound, InvalidState),
-)
+@_decision("approve")
 def approve_subscription(bearer: Bearer, subscription_id: str, body: Reason) -> SubscriptionDetails:
     """Grant a peer the events that it asked for."""
     return subscription_details(subscriptions.approve(bearer.workspace_id, subscription_id, body.reason))
 
 
-@api.post(
-    "/events/subscriptions/<subscription_id>/reject",
-    tag="Subscriptions",
-    scope=Scope.SUBSCRIPTIONS_WRITE,
-    body=Reason,
-    body_required=False,
-    answers={200: SubscriptionDetails},
-    problems=(NotFound, InvalidState),
-)
+@_decision("reject")
 def reject_subscription(bearer: Bearer, subscription_id: str, body: Reason) -> SubscriptionDetails:
     """Refuse a peer the events that it asked for."""
     return subscription_details(subscriptions.reject(bearer.workspace_id, subscription_id, body.reason))
 
 
-@api.post(
-    "/events/subscriptions/<subscription_id>/revoke",
-    tag="Subscriptions",
-    scope=Scope.SUBSCRIPTIONS_WRITE,
-    body=Reason,
-    body_required=False,
-    answers={200: SubscriptionDetails},
-    problems=(NotFound, InvalidState),
-)
+@_decision("revoke")
 def revoke_subscription(bearer: Bearer, subscription_id: str, body: Reason) -> SubscriptionDetails:
     """Take back a grant; what was not sent yet is withdrawn."""
     return subscription_details(subscriptions.revoke(bearer.workspace_id, subscription_id, body.reason))
