@@ -1,10 +1,21 @@
 """JSON out: orjson instead of the standard library, several times faster on lists."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 from flask import Response
 from flask.json.provider import JSONProvider
+
+JSON = "application/json"
+
+
+class Answer(Response):
+    """An answer in JSON: a value, or bytes that are JSON already, with a status and headers of its own."""
+
+    def __init__(self, body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        raw = body if isinstance(body, bytes) else orjson.dumps(body)
+        super().__init__(raw, status, headers, mimetype=JSON)
 
 
 class OrjsonProvider(JSONProvider):
@@ -18,4 +29,4 @@ class OrjsonProvider(JSONProvider):
 
     def response(self, *args: Any, **kwargs: Any) -> Response:
         body = orjson.dumps(self._prepare_response_obj(args, kwargs), option=orjson.OPT_NON_STR_KEYS)
-        return Response(body, mimetype="application/json")
+        return Response(body, mimetype=JSON)

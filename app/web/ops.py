@@ -5,7 +5,7 @@ from flask import Blueprint, Response
 from app import metrics
 from app.config import settings
 from app.reports.health import gauges, readiness
-from app.web.api.operation import Answer
+from app.web.json import Answer
 
 bp: Blueprint = Blueprint("ops", __name__)
 

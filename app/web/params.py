@@ -25,6 +25,7 @@ from app.errors import InvalidRequest
 from app.protocol.canonical import loads
 from app.protocol.errors import FieldError, TooLarge, UnsupportedMediaType
 from app.reports.times import parse_rfc3339
+from app.web.json import JSON
 
 #: Bytes that a body may have, but for publishing.
 MAX_BODY_BYTES = 1024 * 1024
@@ -34,8 +35,6 @@ _ERRORS_SHOWN = 50
 
 #: What is read and thrown away of a body that is too large, so that its sender gets to read the answer.
 _DRAIN_BYTES = 64 * 1024 * 1024
-
-JSON = "application/json"
 
 Model = TypeVar("Model", bound=BaseModel)
 Value = TypeVar("Value")

@@ -15,9 +15,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from app.errors import InvalidRequest
-from app.outbox.publish import NewEvent
+from app.outbox.publish import MAX_EVENTS, NewEvent
 from app.protocol.errors import FieldError, TooLarge, invalid
-from app.web.api.schemas import MAX_EVENTS, CloudEvent
+from app.web.api.schemas import CloudEvent
 from app.web.params import validate
 
 ONE = "application/cloudevents+json"

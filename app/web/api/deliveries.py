@@ -12,7 +12,7 @@ from app.reports.deliveries import list_dead_groups, list_deliveries
 from app.reports.details import DeadGroup, DeliveryDetails
 from app.reports.paging import Page
 from app.web.api import api
-from app.web.api.operation import Answer, whole
+from app.web.api.operation import whole
 from app.web.api.schemas import (
     DeliveryChoice,
     DeliveryQuery,
@@ -22,6 +22,7 @@ from app.web.api.schemas import (
 )
 from app.web.api.shapes import Listing, RetryAnswer, RetryGroup
 from app.web.auth import Bearer, Scope
+from app.web.json import Answer
 
 READ = (Scope.EVENTS_READ, Scope.DELIVERIES_WRITE)
 

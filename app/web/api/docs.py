@@ -11,7 +11,7 @@ from app.config import settings
 from app.federation.identity import SOFTWARE
 from app.web.api import api
 from app.web.api.openapi import Schema, document
-from app.web.api.operation import Answer
+from app.web.json import Answer
 
 bp: Blueprint = Blueprint("api_docs", __name__)
 

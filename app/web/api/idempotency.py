@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 
 from app import clock
-from app.database import db, is_sqlite, transaction
+from app.database import db, is_sqlite, table_of, transaction
 from app.errors import IdempotencyInProgress, IdempotencyKeyReused, InvalidRequest
 from app.models import IdempotencyKey
 
@@ -30,7 +30,9 @@ MAX_KEY_LENGTH = 255
 #: Old rows that each new key takes with it.
 _FORGET = 20
 
-_KEY = IdempotencyKey.__table__
+_KEY = table_of(IdempotencyKey)
+
+_IN_PROGRESS = "The first call with this key has not ended yet; try again."
 
 
 class Outcome(NamedTuple):
@@ -70,7 +72,7 @@ def once(workspace_id: int, key: str | None, call: str, act: Callable[[], bytes]
         if not _take(workspace_id, key, call, status):
             known = _kept_answer(workspace_id, key, call)
             if known is None:
-                raise IdempotencyInProgress("The first call with this key has not ended yet; try again.")
+                raise IdempotencyInProgress(_IN_PROGRESS)
             return Outcome(known, True)
         answer = act()
         db.session.execute(
@@ -136,6 +138,6 @@ def _take(workspace_id: int, key: str, call: str, status: int) -> bool:
     except OperationalError as error:
         if getattr(error.orig, "sqlstate", None) != "55P03":  # lock_not_available
             raise
-        raise IdempotencyInProgress("The first call with this key has not ended yet; try again.") from None
+        raise IdempotencyInProgress(_IN_PROGRESS) from None
     db.session.execute(sa.text("SET LOCAL lock_timeout = DEFAULT"))
     return taken

@@ -26,7 +26,7 @@ from app.web.api.operation import Operation
 from app.web.api.shapes import ProblemDocument
 from app.web.auth import Scope
 from app.web.errors import MEDIA_TYPE
-from app.web.params import JSON
+from app.web.json import JSON
 
 Mode = Literal["validation", "serialization"]
 Schema = dict[str, Any]

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
-import orjson
 from flask import Blueprint, Response, request
 from pydantic import BaseModel, TypeAdapter
 
@@ -23,7 +22,8 @@ from app.protocol.errors import NotFound, Problem
 from app.protocol.members import is_uuid
 from app.reports.paging import Page
 from app.web.auth import Scope, authenticate, require
-from app.web.params import JSON, MAX_BODY_BYTES, has_body, read_json, read_query, refuse_query, validate
+from app.web.json import Answer
+from app.web.params import MAX_BODY_BYTES, has_body, read_json, read_query, refuse_query, validate
 
 View = Callable[..., Any]
 
@@ -52,15 +52,6 @@ class Operation:
     headers: Mapping[str, str] = field(default_factory=dict)
     #: Refusals beside those that every call knows.
     problems: tuple[type[Problem], ...] = ()
-    is_list: bool = False
-
-
-class Answer(Response):
-    """A view's answer when it is not the plain one: a body of JSON with a status and headers of its own."""
-
-    def __init__(self, body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
-        raw = body if isinstance(body, bytes) else orjson.dumps(body)
-        super().__init__(raw, status, headers, mimetype=JSON)
 
 
 class Api:
@@ -139,11 +130,11 @@ def _answer(result: Any, status: int) -> Response:
     if isinstance(result, Response):
         return result
     if isinstance(result, Page):
-        return list_answer(result)
+        return _list_answer(result)
     return Answer(result, status)
 
 
-def list_answer(page: Page[Any]) -> Response:
+def _list_answer(page: Page[Any]) -> Response:
     """A page as JSON, with the link to the next one."""
     answer = Answer({"data": page.data, "nextCursor": page.next_cursor, "hasMore": page.has_more})
     if page.next_cursor is not None:
@@ -159,6 +150,3 @@ def _next_url(cursor: str) -> str:
 def whole(rows: Iterable[Any]) -> Page[Any]:
     """A list that is always given whole."""
     return Page(list(rows), None, False)
-
-
-__all__ = ["Answer", "Api", "Operation", "list_answer", "whole"]

@@ -15,12 +15,12 @@ from app.protocol.canonical import loads
 from app.protocol.errors import RateLimited, TooLarge
 from app.reports.times import rfc3339
 from app.web.api import api, cloudevents, idempotency
-from app.web.api.operation import Answer
 from app.web.api.schemas import CloudEvent, PublishBatch, PublishEvent
 from app.web.api.shapes import PublishedBatch, PublishedEvent
 from app.web.auth import Bearer, Scope
+from app.web.json import JSON, Answer
 from app.web.limits import draw
-from app.web.params import JSON, check_media_type, read_bytes, validate
+from app.web.params import check_media_type, read_bytes, validate
 from app.web.request_id import current_traceparent
 
 #: Bytes of a publish body.

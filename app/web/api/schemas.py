@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from app.config import read_origin
+from app.outbox.publish import MAX_EVENTS
 from app.protocol.event_types import is_event_type, is_pattern
 from app.reports.details import (
     ConnectionStatusText,
@@ -16,9 +17,6 @@ from app.reports.details import (
     SubscriptionStatusText,
 )
 from app.web.params import Body, Id, ListQuery, Time
-
-#: Events of one publish call.
-MAX_EVENTS = 1_000
 
 #: A subscription's notes as JSON, bytes.
 MAX_METADATA_BYTES = 16_384

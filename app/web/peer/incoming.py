@@ -28,6 +28,7 @@ from app.protocol.messages import (
     verify_event_ack,
 )
 from app.protocol.states import ENDED, OPEN
+from app.web.json import Answer
 from app.web.peer import door
 from app.web.peer.door import Sender
 
@@ -49,7 +50,7 @@ def event() -> Response:
     verified = door.verify_message(message, connection, verify_event)
     door.charge(admitted.sender)
     ack = handle_incoming_event(connection, verified)
-    return _json(ack.to_wire())
+    return Answer(ack.to_wire())
 
 
 @bp.post("/events")
@@ -64,8 +65,7 @@ def events() -> Response:
     find_key = partial(door.message_key, connection.peer_id or 0, sender.instance_id)
     checked = verify_entries(batch, sender.instance_id, find_key)
     door.charge(sender, len(checked))
-    answer = receive_batch(connection, batch, checked)
-    return _json(answer)
+    return Answer(receive_batch(connection, batch, checked))
 
 
 @bp.post("/event/ack")
@@ -118,7 +118,3 @@ def _only_connection(sender: Sender) -> Connection:
     if closed is None:
         raise ConnectionClosed() if found else AccessDenied()
     return closed
-
-
-def _json(body: bytes) -> Response:
-    return Response(body, 200, content_type="application/json")

@@ -1,19 +1,22 @@
 """Who we are: the instance document and our public keys, for everybody (§2)."""
 
-import orjson
 from flask import Blueprint, Response
 
 from app.federation import identity
 from app.protocol.errors import NotFound
+from app.web.json import Answer
 
 bp = Blueprint("peer_wellknown", __name__)
+
+#: A document may be kept, but not used without asking again: a key in it may have been revoked.
+_NO_CACHE = {"Cache-Control": "no-cache"}
 
 
 @bp.get("/.well-known/tidings-instance")
 @bp.get("/api/v1/federation/instance")
 def instance() -> Response:
     """The signed instance document."""
-    return _json(identity.instance_document())
+    return Answer(identity.instance_document(), headers=_NO_CACHE)
 
 
 @bp.get("/api/v1/federation/keys/<key_id>")
@@ -22,8 +25,4 @@ def key(key_id: str) -> Response:
     record = identity.key_record(key_id)
     if record is None:
         raise NotFound("There is no such key.")
-    return _json(record)
-
-
-def _json(value: object) -> Response:
-    return Response(orjson.dumps(value), mimetype="application/json", headers={"Cache-Control": "no-cache"})
+    return Answer(record, headers=_NO_CACHE)
