@@ -1,14 +1,17 @@
 """`flask key`: rotate, revoke and re-encrypt, with nobody connected."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from flask import Flask
 
 from app.database import db
 from app.federation import identity
 from app.models import SigningKey
 from tests.cli.conftest import RunFlask
+from tests.exchange import Scene
 
 
 def statuses(flask: RunFlask) -> list[tuple[str, str]]:
@@ -78,3 +81,44 @@ def test_what_cannot_be_done_with_keys_changes_nothing(
     assert said.code == code
     assert said.out == ""
     assert statuses(flask) == before
+
+
+def test_the_list_says_how_many_connections_know_a_key(flask: RunFlask, scene: Scene) -> None:
+    flask("key", "rotate", "--announce")
+
+    [new, old] = flask("key", "list", "-o", "json").json["data"]
+
+    assert (new["known"], new["connections"]) == (0, 1)
+    assert (old["known"], old["connections"]) == (1, 1)
+
+
+def test_a_peer_that_does_not_know_the_key_yet_is_named(flask: RunFlask, scene: Scene) -> None:
+    said = flask("key", "rotate", "--wait", "0")
+
+    assert said.code == 0
+    assert f"{scene.peer.base_url} does not know the key yet" in said.err
+
+
+def test_a_peer_that_verifies_no_ed25519_is_named_in_one_line(flask: RunFlask, scene: Scene) -> None:
+    said = flask("key", "rotate", "--algorithm", "ed25519", "--no-wait")
+
+    assert (said.code, said.err.count("\n")) == (1, 1)
+    assert scene.peer.base_url in said.err
+    assert len(statuses(flask)) == 1
+
+
+def test_another_secret_key_is_one_line_that_says_what_to_do(app: Flask, flask: RunFlask, made: Any) -> None:
+    config = app.extensions["tidings"]
+    app.extensions["tidings"] = replace(config, secret_key="quite another secret key")
+    identity.forget()
+
+    said = [flask("init"), flask("event", "publish", "task.created")]
+    app.extensions["tidings"] = replace(
+        config, secret_key="quite another secret key", secret_key_previous=config.secret_key
+    )
+    mended = flask("key", "reencrypt", "-o", "json").json
+
+    for one in said:
+        assert (one.code, one.err.count("\n")) == (1, 1), one
+        assert "SECRET_KEY is not the one" in one.err
+    assert mended == {"reencrypted": 1, "unchanged": 0}
