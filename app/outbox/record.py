@@ -87,6 +87,7 @@ def record_acked(target: Target, batch: Batch, reply: Reply, now: int) -> Next:
     ]
     if refused:
         _record_refused(target, refused, attempt_id, now)
+        withdraw_lost(target.connection_id, {entry.event_type for entry, _, _ in refused})
     sum_up([entry.event_id for entry in batch.entries])
     note_contiguous(batch.stream_id, ack.contiguous)
     _note_success(target, ack.timestamp - now, now)

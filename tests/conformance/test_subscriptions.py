@@ -6,7 +6,7 @@ import pytest
 
 from tests.conformance import wire
 from tests.conformance.conftest import MakeBond
-from tests.conformance.foreign_peer import EVENTS, Received, Reply, Subscription, problem
+from tests.conformance.foreign_peer import EVENTS, Received, Reply, Subscription, problem, reply
 from tests.conformance.subject import Bond, wait_for
 from tests.conformance.wire import MISSING, Message, new_id, now_ms
 
@@ -95,12 +95,26 @@ def test_unsent_deliveries_are_withdrawn_with_the_subscription(bond: Bond, verb:
     bond.wait_for_delivery(numbered, "withdrawn")
 
 
-def test_what_was_under_way_when_its_grant_ended_is_withdrawn_when_it_comes_back(bond: Bond) -> None:
+@pytest.mark.parametrize("refused", ["the request", "the entry"])
+def test_what_was_under_way_when_its_grant_ended_is_withdrawn_when_it_comes_back(
+    bond: Bond, refused: str
+) -> None:
     subscription = bond.listen()
 
     def cancel_first(request: Received, usual: Any) -> Reply:
         assert bond.peer.end_subscription(bond.link, subscription, "cancel").status == 200
-        return problem("overloaded", retry_after="60")
+        if refused == "the request":
+            return problem("overloaded", retry_after="60")
+        [event] = request.events
+        entry = {
+            "sequence": 1,
+            "correlationId": event["messageId"],
+            "received": False,
+            "status": "rejected",
+            "digest": wire.digest("event", event),
+            "error": {"code": "overloaded", "detail": "later", "retryable": True},
+        }
+        return reply(bond.peer.ack_batch(bond.link, request.value, [entry]))
 
     bond.peer.answer_with(EVENTS, cancel_first)
 
