@@ -4,7 +4,7 @@
               ├─ web ──┬─ web process 1 … WEB_WORKERS
               │        └─ …
               ├─ worker 1 … RQ_WORKERS      deliveries, controls, maintenance
-              ├─ worker failing             deliveries to peers that hang
+              ├─ worker failing             peers that hang, and requests of strangers
               └─ scheduler
 
 The app is loaded once, in this process, and every child is a fork of it: they share that memory, and one that

@@ -1,6 +1,8 @@
 """With whom we talk: our identity, the peers, connections with them, and what is subscribed to.
 
     identity       who we are, and what we sign with
+    rotation       the life of our keys: announced, in use, retired, revoked
+    told           which peers know how our keys stand, and telling the others
     peers          who they are, and which of their keys we trust
     lifecycle      the moves of a connection that both sides cause
     connections    what our people do: preview, initiate, accept, suspend, resume, disconnect, verify
@@ -8,9 +10,12 @@
     subscriptions  which event types flow, as subscriber and as publisher
     controls       our control messages: numbered, signed, queued
     sending        our control messages on their way, one at a time, in order
+    calls          signed requests, around a change of our keys
     answers        what their answers change here
     receiving      their control messages: repeats, numbers, and what each one does
     consequences   what outbox and inbox do about all that; they plug in from above
+    leases         names of holders of a lease, of whom a sweep can tell that they are dead
+    outside        the one client of this process
 
 Nothing here knows how events are sent or taken in; nothing here knows HTTP but through `app.transport`.
 """

@@ -1,7 +1,7 @@
 """Consequences: what the stages of an event's way do when an agreement changes.
 
 The packages that send and receive events stand above this one and know it; this one must not know them. So
-they plug in from above, once, when the app is made (`app.jobs.plug`), and are called by what happened here.
+they plug in from above, once, when the app is made (`app.jobs.consequences`), and are called by what happened here.
 Each is called inside the transaction of the change, so that cause and effect are one whole.
 """
 

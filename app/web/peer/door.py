@@ -1,9 +1,10 @@
 """The door: what every public POST passes before anything in it is believed (§9).
 
-    method, type ─► size ─► address bucket ─► transport signature ─► strict JSON        `admit` shape (the
-    view parses) ─► issuer, block list ─► connection ─► message signature    `check_sender`,
-    `sender_connection`, `verify_message` instance bucket
-    `charge`
+    method, type ─► size ─► address bucket ─► transport signature ─► nonce ─► strict JSON    `admit`
+    shape (the view parses) ─► issuer, block list      `check_sender`
+    ─► connection                                      `sender_connection`
+    ─► message signature                               `verify_message`
+    ─► instance bucket                                 `charge`
 
 Until the transport signature has verified, a caller learns nothing but `authentication_failed` or
 `clock_skew`; the local log has the whole signature base.
