@@ -23,6 +23,7 @@ from flask import current_app
 
 from app.protocol.errors import InvalidRequest
 from app.protocol.event_types import check_pattern
+from app.protocol.origins import canonical_host, parse_origin
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -32,10 +33,6 @@ ROOT = Path(__file__).resolve().parent.parent
 #: File in the data folder that holds the SECRET_KEY made on the first start.
 SECRET_KEY_FILE = "secret_key"  # noqa: S105 - a file's name
 
-_HOST = re.compile(
-    r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*"
-)
-_DEFAULT_PORT = {"http": 80, "https": 443}
 _TEN_YEARS_MS = 10 * 365 * 86_400_000
 
 
@@ -89,46 +86,10 @@ def _set(read: Callable[[str], Any]) -> Callable[[str], frozenset[Any]]:
     return lambda text: frozenset(read_list(text))
 
 
-def _host(text: str) -> str:
-    """A host name or address in its normal form; IPv6 without brackets."""
-    if ":" in text:
-        return ipaddress.IPv6Address(text).compressed
-    if re.fullmatch(r"[0-9.]+", text):
-        return str(ipaddress.IPv4Address(text))
-    host = text.lower()
-    if not _HOST.fullmatch(host) or re.fullmatch(r"[0-9]+|0x[0-9a-f]*", host.rpartition(".")[2]):
-        raise ValueError(text)
-    return host
-
-
-def read_origin(text: str) -> str:
-    """`scheme://host[:port]` in the one form that is compared: lower case, no default port, no slash.
-
-    Raises ValueError for anything that is not http or https, or has user, path, query or fragment.
-    """
-    if not text.isascii() or re.search(r"[\s\\]", text):
-        raise ValueError(text)
-    parts = urlsplit(text)
-    scheme, port = parts.scheme, parts.port
-    if scheme not in _DEFAULT_PORT or parts.hostname is None or "@" in parts.netloc or port == 0:
-        raise ValueError(text)
-    if parts.path not in ("", "/") or "?" in text or "#" in text or parts.netloc.endswith(":"):
-        raise ValueError(text)
-    if "[" in parts.netloc and ":" not in parts.hostname:
-        raise ValueError(text)
-    host = _host(parts.hostname)
-    shown = f"[{host}]" if ":" in host else host
-    return f"{scheme}://{shown}" + ("" if port in (None, _DEFAULT_PORT[scheme]) else f":{port}")
-
-
 def split_bind(bind: str) -> tuple[str, int]:
     """Host (IPv6 without brackets) and port of a BIND. Raises ValueError."""
     host, _, port = bind.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = ipaddress.IPv6Address(host[1:-1]).compressed
-    elif ":" in host:
-        raise ValueError(bind)
-    return _host(host), _integer(1, 65_535)(port)
+    return canonical_host(host), _integer(1, 65_535)(port)
 
 
 def _bind(text: str) -> str:
@@ -143,7 +104,7 @@ def _uuid(text: str) -> str:
 
 
 def _uuid_or_origin(text: str) -> str:
-    return read_origin(text) if "://" in text else _uuid(text)
+    return parse_origin(text) if "://" in text else _uuid(text)
 
 
 def _name(text: str) -> str:
@@ -218,7 +179,7 @@ SETTINGS: tuple[Setting, ...] = (
         "http://127.0.0.1:5000",
         "http:// or https://, a host, and a port if it is not the usual one; no path",
         "Public URL of this instance, and the audience of every signature made for it.",
-        read_origin,
+        parse_origin,
     ),
     Setting(
         "BIND",
@@ -327,7 +288,7 @@ SETTINGS: tuple[Setting, ...] = (
         "",
         _ORIGINS,
         "Origins whose connection requests are accepted at once.",
-        _set(read_origin),
+        _set(parse_origin),
         "none",
     ),
     Setting(

@@ -29,7 +29,8 @@ from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 from urllib3 import HTTPResponse
 
-from app.transport.address import Address, IPNetwork, Origin, Resolver, parse_origin, split_origin, vet
+from app.protocol.origins import Origin
+from app.transport.address import Address, IPNetwork, Resolver, parse_origin, split_origin, vet
 from app.transport.errors import InvalidOrigin, NameNotResolved
 from app.transport.wire import Deadline, Reply, Wire, open_wire
 

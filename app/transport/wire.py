@@ -22,7 +22,8 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
-from app.transport.address import Address, Origin
+from app.protocol.origins import Origin
+from app.transport.address import Address
 from app.transport.errors import (
     AnswerBroken,
     AnswerTooLarge,

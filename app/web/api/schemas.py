@@ -6,9 +6,9 @@ import orjson
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from app.config import read_origin
 from app.outbox.publish import MAX_EVENTS
 from app.protocol.event_types import is_event_type, is_pattern
+from app.protocol.origins import parse_origin
 from app.reports.details import (
     ConnectionStatusText,
     DeliveryStatusText,
@@ -24,7 +24,7 @@ MAX_METADATA_BYTES = 16_384
 
 def _origin(text: str) -> str:
     try:
-        return read_origin(text)
+        return parse_origin(text)
     except ValueError:
         raise PydanticCustomError("format", "must be http(s)://host[:port] without a path") from None
 
