@@ -1,8 +1,8 @@
 """Consequences: what the stages of an event's way do when an agreement changes.
 
 The packages that send and receive events stand above this one and know it; this one must not know them. So
-they plug in from above, once, when the app is made (`app.jobs.consequences`), and are called by what happened here.
-Each is called inside the transaction of the change, so that cause and effect are one whole.
+they plug in from above, once, when the app is made (`app.jobs.consequences`), and are called by what
+happened here, inside the transaction of the change, so that cause and effect are one whole.
 """
 
 from collections.abc import Callable
