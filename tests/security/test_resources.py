@@ -16,6 +16,7 @@ from flask import Flask
 from app import create_app, queue, server
 from app.config import Config
 from app.federation import requests
+from app.jobs import worker
 from app.models import Connection
 from app.transport.client import Client
 from app.transport.errors import TransportError
@@ -180,6 +181,8 @@ def test_what_strangers_cause_does_not_wait_where_deliveries_wait(
         after = queue.length(queue.STRANGERS)
 
     assert {name for name, count in found.items() if count} == {queue.STRANGERS}
+    assert worker.FAILING[-1] == queue.STRANGERS
+    assert queue.STRANGERS not in worker.ORDINARY
     assert after <= 6
 
 
