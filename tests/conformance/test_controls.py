@@ -259,16 +259,17 @@ def test_a_refused_control_is_not_repeated(bond: Bond) -> None:
 
 
 def test_one_control_is_in_flight_at_a_time(bond: Bond) -> None:
-    may_answer = threading.Event()
+    arrived, may_answer = threading.Event(), threading.Event()
 
     def slowly(request: Received, usual: Any) -> Reply:
+        arrived.set()
         may_answer.wait(10)
         return usual()
 
     bond.peer.answer_with("connection.suspend", slowly)
     with ThreadPoolExecutor(2) as pool:
         suspending = pool.submit(bond.act, "suspend")
-        wait_for(lambda: bond.details()["suspendedBy"] == "me", "it is suspended here")
+        assert arrived.wait(15)
         disconnecting = pool.submit(bond.act, "disconnect")
         wait_for(lambda: bond.details()["status"] == "disconnected", "it is disconnected here")
 
