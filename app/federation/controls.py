@@ -36,15 +36,14 @@ def queue_control(
     *,
     first_issued_at: int | None = None,
     attempts: int = 0,
-    signer: Signer | None = None,
 ) -> ControlOut:
     """Number, sign and store a control message, inside the caller's transaction; it goes after the commit.
 
     The caller holds the connection's row. `first_issued_at` (ms) and `attempts` go on counting where a
-    refused message is issued anew. `signer`: None for the key in use.
+    refused message is issued anew.
     """
     now_ms = clock.now_ms()
-    signer = signer or identity.signer(fresh=True)
+    signer = _signer_for(connection, control_type)
     connection.last_control_out += 1
     body = canonical(
         {
@@ -75,6 +74,14 @@ def queue_control(
     db.session.flush()
     wake_after_commit(connection.id)
     return control
+
+
+def _signer_for(connection: Connection, control_type: ControlType) -> Signer:
+    """The key in use, if the peer knows it or learns of it by what goes before; else the newest it knows."""
+    if waiting(connection.id, ControlType.KEYS_CHANGED) is not None:
+        return identity.signer(fresh=True)
+    is_announcement = control_type is ControlType.KEYS_CHANGED
+    return identity.signer_for(connection.id, fresh=True, announcing=is_announcement)
 
 
 def payload_of(control: ControlOut) -> dict[str, Any]:
