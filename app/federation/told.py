@@ -197,19 +197,11 @@ def _unknown(connection_id: int) -> sa.ColumnElement[bool]:
 
 
 def _queue(connection: Connection, keys: Sequence[SigningKey], rows: Sequence[Any]) -> None:
-    """One `keys.changed` with these keys.
-
-    It is signed by the key in use if the peer knows that, or learns of it by a message that goes before.
-    """
+    """One `keys.changed` with these keys."""
     control = controls.queue_control(
         connection,
         ControlType.KEYS_CHANGED,
         KeysChanged(tuple(identity.record_of(key) for key in keys)),
-        signer=(
-            identity.signer(fresh=True)
-            if controls.waiting(connection.id, ControlType.KEYS_CHANGED)
-            else identity.signer_for(connection.id, announcing=True)
-        ),
     )
     for row, key in zip(rows, keys, strict=True):
         row.told = key.status
