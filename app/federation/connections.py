@@ -2,7 +2,7 @@
 
 Each function says something to the peer in the transaction that changes the state here (`lifecycle`,
 `controls`), commits, and waits a moment for the answer, so that its caller is told what is so.
-`connection_id` is our row number; callers come by it through `get_connection`.
+`connection_id` is our row number; callers come by it through `lifecycle.get_connection`.
 """
 
 import json
@@ -18,40 +18,14 @@ from app.config import settings
 from app.database import db, transaction
 from app.errors import ConnectionExists, RemoteInvalid, RemoteUnreachable
 from app.federation import answers, controls, identity, lifecycle, peers, sending
-from app.federation.lifecycle import is_sending, refusal_of_events, takes_events
 from app.models import Connection, ControlOut, ControlState, Direction, Peer, PeerKey, Workspace
 from app.protocol import control as wire
 from app.protocol.control import ControlType
 from app.protocol.errors import Blocked, InvalidState, NotFound, invalid
 from app.protocol.keys import Algorithm, pairing_code
-from app.protocol.members import is_uuid
 from app.protocol.states import ENDED, LIVE, OPEN, WAITING, ConnectionStatus
 from app.transport.address import parse_origin
 from app.transport.errors import InvalidOrigin
-
-__all__ = [
-    "Preview",
-    "Verification",
-    "accept",
-    "disconnect",
-    "get_connection",
-    "initiate",
-    "is_sending",
-    "keys_accept",
-    "keys_refuse",
-    "mark_verified",
-    "pause",
-    "preview",
-    "refusal_of_events",
-    "reject",
-    "request_replay",
-    "resume",
-    "retry_now",
-    "suspend",
-    "takes_events",
-    "unpause",
-    "verify",
-]
 
 #: How long a call waits for the peer's answer before it answers with what is so.
 WAIT_S = 2.0
@@ -424,22 +398,6 @@ def request_replay(
             ),
         )
     return controls.wait_for_answer(control.id, WAIT_S)
-
-
-def get_connection(workspace_id: int, public_id: str) -> Connection:
-    """One connection of a workspace. A request that was not checked yet is none. Raises NotFound."""
-    found = None
-    if is_uuid(public_id):
-        found = db.session.scalar(
-            sa.select(Connection).where(
-                Connection.public_id == public_id,
-                Connection.workspace_id == workspace_id,
-                Connection.checked_at.is_not(None),
-            )
-        )
-    if found is None:
-        raise NotFound("There is no such connection.")
-    return found
 
 
 def expire_due(limit: int = 100) -> int:

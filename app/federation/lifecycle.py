@@ -9,7 +9,7 @@ from secrets import token_urlsafe
 import sqlalchemy as sa
 
 from app import clock
-from app.database import db
+from app.database import db, table_of
 from app.federation import controls
 from app.federation.consequences import plugged
 from app.models import Connection, ControlOut, Direction, Stream, Subscription
@@ -24,12 +24,29 @@ from app.protocol.errors import (
     Overloaded,
     Problem,
 )
+from app.protocol.members import is_uuid
 from app.protocol.states import ENDED, LIVE_SUBSCRIPTION, OPEN, WAITING, ConnectionStatus, SubscriptionStatus
 
 #: How long what comes in is still taken after we announced a suspension or an end, ms (§4).
 GRACE_MS = 15_000
 #: How long an accept or a resume of ours may wait for its answer, ms; what comes in is taken meanwhile.
 ANSWER_LIFE_MS = 14 * 86_400_000
+
+
+def get_connection(workspace_id: int, public_id: str) -> Connection:
+    """One connection of a workspace. A request that was not checked yet is none. Raises NotFound."""
+    found = None
+    if is_uuid(public_id):
+        found = db.session.scalar(
+            sa.select(Connection).where(
+                Connection.public_id == public_id,
+                Connection.workspace_id == workspace_id,
+                Connection.checked_at.is_not(None),
+            )
+        )
+    if found is None:
+        raise NotFound("There is no such connection.")
+    return found
 
 
 def lock(connection_id: int) -> Connection:
@@ -52,6 +69,19 @@ def is_sending(connection: Connection) -> bool:
         and not connection.key_review
         and connection.hold_code is None
         and not connection.paused_outgoing
+    )
+
+
+_CONNECTION = table_of(Connection)
+
+
+def sending_clause() -> sa.ColumnElement[bool]:
+    """`is_sending` as SQL."""
+    return sa.and_(
+        _CONNECTION.c.status == ConnectionStatus.ACTIVE,
+        _CONNECTION.c.key_review.is_(False),
+        _CONNECTION.c.hold_code.is_(None),
+        _CONNECTION.c.paused_outgoing.is_(False),
     )
 
 

@@ -19,7 +19,7 @@ from app.database import db, table_of, transaction
 from app.errors import SubscriptionExists
 from app.federation import controls, lifecycle
 from app.federation.consequences import plugged
-from app.models import Connection, Direction, Subscription
+from app.models import Connection, ControlOut, Direction, Subscription
 from app.protocol import control as wire
 from app.protocol.control import ControlType
 from app.protocol.errors import InvalidState, NotFound, invalid
@@ -55,7 +55,7 @@ def subscribe_to_event_type(
     if len(text) > _MAX_DETAILS:
         raise invalid("/metadata", f"is longer than {_MAX_DETAILS} bytes", "limit")
     with transaction():
-        connection = lifecycle.lock(_connection_id(workspace_id, connection_public_id))
+        connection = lifecycle.lock(lifecycle.get_connection(workspace_id, connection_public_id).id)
         if connection.status is not ConnectionStatus.ACTIVE:
             raise InvalidState(
                 f"The connection is {connection.status.value}; subscribing needs an active one."
@@ -94,7 +94,7 @@ def unsubscribe_from_event_type(
     """
     check_pattern(event_type, "/eventType")
     with transaction():
-        connection = lifecycle.lock(_connection_id(workspace_id, connection_public_id))
+        connection = lifecycle.lock(lifecycle.get_connection(workspace_id, connection_public_id).id)
         subscription = _live(connection.id, event_type)
         if subscription is None:
             raise NotFound(f"{event_type} is not subscribed to over this connection.")
@@ -342,7 +342,7 @@ def expire_due(limit: int = 100) -> int:
     return len(due)
 
 
-def _request(connection: Connection, subscription: Subscription) -> Any:
+def _request(connection: Connection, subscription: Subscription) -> ControlOut:
     return controls.queue_control(
         connection,
         ControlType.SUBSCRIPTION_REQUEST,
@@ -358,24 +358,11 @@ def _end_and_tell(
     status: SubscriptionStatus,
     control_type: ControlType,
     reason: str | None,
-) -> Any:
+) -> ControlOut:
     end_subscription(subscription, status, reason)
     return controls.queue_control(
         connection, control_type, wire.SubscriptionEnd(subscription.wire_subscription_id, reason)
     )
-
-
-def _connection_id(workspace_id: int, public_id: str) -> int:
-    found = db.session.scalar(
-        sa.select(Connection.id).where(
-            Connection.public_id == public_id,
-            Connection.workspace_id == workspace_id,
-            Connection.checked_at.is_not(None),
-        )
-    )
-    if found is None:
-        raise NotFound("There is no such connection.")
-    return found
 
 
 def _live(connection_id: int, event_type: str) -> Subscription | None:

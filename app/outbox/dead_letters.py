@@ -13,12 +13,11 @@ import sqlalchemy as sa
 
 from app.clock import now_ms
 from app.database import db, table_of, transaction
-from app.federation.lifecycle import lock
+from app.federation.lifecycle import lock, sending_clause
 from app.models import Connection, Delivery, Direction, Event, Peer
 from app.outbox import dispatch, finish
 from app.outbox.epochs import current_counter
 from app.outbox.rollup import sum_up
-from app.outbox.target import sending_clause
 from app.protocol.errors import NotFound, invalid
 from app.protocol.states import OPEN, DeliveryState
 

@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 
 from app.clock import now_ms
 from app.database import db, table_of
+from app.federation.lifecycle import sending_clause
 from app.models import Connection
-from app.outbox.target import sending_clause
 from app.queue import wake_drain
 
 log = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ import sqlalchemy as sa
 from app.clock import now_ms
 from app.database import db, table_of, transaction
 from app.federation.leases import is_dead
+from app.federation.lifecycle import sending_clause
 from app.models import Connection, Delivery
 from app.outbox.lease import reset_sending
-from app.outbox.target import sending_clause
 from app.protocol.states import DeliveryState
 from app.queue import wake_drain
 

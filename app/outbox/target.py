@@ -5,9 +5,9 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from app.database import db, table_of
+from app.federation.lifecycle import sending_clause
 from app.models import Connection, KeyTold, Peer, PeerKey, SigningKey
 from app.protocol.keys import KeyRecord, KeyStatus
-from app.protocol.states import ConnectionStatus
 
 _CONNECTION = table_of(Connection)
 _PEER = table_of(Peer)
@@ -35,16 +35,6 @@ class Target(NamedTuple):
     has_unknown_key: bool
     #: keyId of our key in use, as the database has it now; a process notices a change only after a moment.
     key_in_use: str | None
-
-
-def sending_clause() -> sa.ColumnElement[bool]:
-    """SQL: the connection sends now, but for a wait after failures. Otherwise its deliveries are held."""
-    return sa.and_(
-        _CONNECTION.c.status == ConnectionStatus.ACTIVE,
-        _CONNECTION.c.key_review.is_(False),
-        _CONNECTION.c.hold_code.is_(None),
-        _CONNECTION.c.paused_outgoing.is_(False),
-    )
 
 
 _READ = (

@@ -22,16 +22,6 @@ from app.reports.times import rfc3339
 _GAPS_SHOWN = 1_000
 
 
-def sends_now() -> sa.ColumnElement[bool]:
-    """Whether a connection's queue moves, as SQL: what `held` deliveries wait for is the opposite."""
-    return sa.and_(
-        Connection.status == ConnectionStatus.ACTIVE,
-        Connection.paused_outgoing.is_(False),
-        Connection.key_review.is_(False),
-        Connection.hold_code.is_(None),
-    )
-
-
 def is_visible() -> sa.ColumnElement[bool]:
     """A stranger's request is shown to nobody before the document that it claims bore it out."""
     return Connection.checked_at.is_not(None)

@@ -6,11 +6,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.database import db
+from app.federation.lifecycle import sending_clause
 from app.models import Attempt as AttemptRow
 from app.models import AttemptEntry, Connection, Delivery, Event
 from app.models.ids import IdKind, public_id
 from app.protocol.states import OPEN, DeliveryState
-from app.reports.connections import row_number, sends_now
+from app.reports.connections import row_number
 from app.reports.details import Attempt, DeadGroup, DeliveryDetails, EventDelivery
 from app.reports.paging import ListKey, Page, check_limit, cut, read_cursor, write_cursor
 from app.reports.times import rfc3339
@@ -81,16 +82,16 @@ def list_dead_groups(workspace_id: int) -> list[DeadGroup]:
 def _may_hold(workspace_id: int) -> bool:
     """Whether an open connection does not send now; else all pending rows would be searched for nothing."""
     held = sa.exists().where(
-        Connection.workspace_id == workspace_id, Connection.status.in_(OPEN), sa.not_(sends_now())
+        Connection.workspace_id == workspace_id, Connection.status.in_(OPEN), sa.not_(sending_clause())
     )
     return bool(db.session.scalar(sa.select(held)))
 
 
 def _has_status(status: str) -> list[sa.ColumnElement[bool]]:
     if status == "held":
-        return [Delivery.state == DeliveryState.PENDING, sa.not_(sends_now())]
+        return [Delivery.state == DeliveryState.PENDING, sa.not_(sending_clause())]
     if status == "pending":
-        return [Delivery.state == DeliveryState.PENDING, sends_now()]
+        return [Delivery.state == DeliveryState.PENDING, sending_clause()]
     return [Delivery.state == DeliveryState(status)]
 
 
@@ -111,7 +112,7 @@ def _shown() -> sa.Select[*tuple[Any, ...]]:
             Event.message_id,
             Connection.public_id.label("connection"),
             Connection.retry_at,
-            sends_now().label("sends"),
+            sending_clause().label("sends"),
         )
         .join(Event, Event.id == Delivery.event_id)
         .join(Connection, Connection.id == Delivery.connection_id)

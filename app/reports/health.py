@@ -20,11 +20,11 @@ from app import queue
 from app.config import ROOT, is_loopback, settings
 from app.database import db
 from app.federation import identity
+from app.federation.lifecycle import sending_clause
 from app.metrics import Gauge
 from app.models import Connection, Delivery
 from app.protocol.errors import Problem
 from app.protocol.states import ConnectionStatus, DeliveryState
-from app.reports.connections import sends_now
 from app.reports.details import Check
 
 #: Rows of one state that a gauge counts at most; counting millions on every scrape would be felt.
@@ -221,7 +221,7 @@ def _open_deliveries() -> Gauge:
     counted: dict[tuple[str, ...], float] = {
         (status,): 0 for status in ("pending", "held", "sending", "dead")
     }
-    for connection_id, sends in db.session.execute(sa.select(Connection.id, sends_now())).all():
+    for connection_id, sends in db.session.execute(sa.select(Connection.id, sending_clause())).all():
         counted[("pending" if sends else "held",)] += _count(connection_id, DeliveryState.PENDING)
         counted[("sending",)] += _count(connection_id, DeliveryState.SENDING)
         counted[("dead",)] += _count(connection_id, DeliveryState.DEAD)

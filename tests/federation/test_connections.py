@@ -332,9 +332,9 @@ def test_a_connection_of_another_workspace_is_not_found(connected: Pair) -> None
     public_id = connected.alpha.connection().public_id
 
     with pytest.raises(NotFound):
-        connected.alpha.do(connections.get_connection, connected.alpha.workspace_id + 1, public_id)
+        connected.alpha.do(lifecycle.get_connection, connected.alpha.workspace_id + 1, public_id)
     with pytest.raises(NotFound):
-        connected.alpha.do(connections.get_connection, connected.alpha.workspace_id, "no uuid")
+        connected.alpha.do(lifecycle.get_connection, connected.alpha.workspace_id, "no uuid")
 
 
 def test_a_pause_holds_one_direction_and_is_told_to_nobody(connected: Pair) -> None:
