@@ -16,9 +16,7 @@ from app import clock, queue
 from app.database import db, table_of
 from app.federation import identity
 from app.models import Connection, ControlOut, ControlState
-from app.protocol.canonical import canonical
-from app.protocol.control import ControlPayload, ControlType
-from app.protocol.members import Object
+from app.protocol.control import ControlPayload, ControlType, Payload, control_body
 from app.protocol.signing import Kind, Signer
 
 #: Where a session keeps the connections whose messages, or whose events, go out when it commits.
@@ -32,7 +30,7 @@ OPEN = (ControlState.WAITING, ControlState.HELD)
 def queue_control(
     connection: Connection,
     control_type: ControlType,
-    payload: ControlPayload | Object,
+    payload: ControlPayload | Payload,
     *,
     first_issued_at: int | None = None,
     attempts: int = 0,
@@ -45,17 +43,15 @@ def queue_control(
     now_ms = clock.now_ms()
     signer = _signer_for(connection, control_type)
     connection.last_control_out += 1
-    body = canonical(
-        {
-            "messageId": (message_id := str(uuid.uuid4())),
-            "instanceId": signer.instance_id,
-            "type": control_type.value,
-            "connectionId": connection.wire_connection_id,
-            "controlSequence": connection.last_control_out,
-            "payload": payload if isinstance(payload, dict) else payload.to_wire(),
-            "timestamp": now_ms,
-            "keyId": signer.key_id,
-        }
+    body = control_body(
+        message_id=(message_id := str(uuid.uuid4())),
+        instance_id=signer.instance_id,
+        control_type=control_type,
+        connection_id=connection.wire_connection_id,
+        control_sequence=connection.last_control_out,
+        payload=payload,
+        timestamp=now_ms,
+        key_id=signer.key_id,
     )
     control = ControlOut(
         connection_id=connection.id,

@@ -18,7 +18,8 @@ from app import clock
 from app.config import Config, settings
 from app.database import db, table_of, transaction
 from app.errors import InvalidState
-from app.models import Instance, KeyTold, SigningKey
+from app.models import Instance, KeyTold, PeerKey, SigningKey
+from app.protocol.canonical import loads
 from app.protocol.keys import (
     MAX_KEYS,
     Algorithm,
@@ -30,23 +31,21 @@ from app.protocol.keys import (
     seal,
     unseal,
 )
-from app.protocol.signing import Kind, Signer
+from app.protocol.messages import SPEC_VERSION, Limits, sign_document
+from app.protocol.signing import Signer
 
 #: What we speak.
-PROTOCOL = "tidings"
-VERSIONS = ("1.0",)
+VERSIONS = (SPEC_VERSION,)
 #: Features of §2 that we have: signatures of Ed25519 keys are verified.
 FEATURES = ("ed25519",)
-SOFTWARE = {"name": "Tidings", "version": "0.1.0"}
+#: Name and version.
+SOFTWARE = ("Tidings", "0.1.0")
 
 #: Our limits as the document tells them, in bytes and events.
 MAX_EVENT_BYTES = 65_536
 MAX_BATCH_EVENTS = 100
 MAX_REQUEST_BYTES = 1_048_576
 
-DAY_MS = 86_400_000
-#: How long a document may be used, from its signature on.
-DOCUMENT_LIFE_MS = DAY_MS
 #: A document is signed at most once in this time, however often it is asked for.
 DOCUMENT_REUSE_MS = 1_000
 #: How long a process believes that the key in use is still the same.
@@ -167,7 +166,7 @@ def instance_document() -> dict[str, Any]:
     known = _current()
     now_ms = clock.now_ms()
     if known.document is None or not 0 <= now_ms - known.document_at_ms < DOCUMENT_REUSE_MS:
-        known.document = signer().sign(Kind.INSTANCE, _document(now_ms))
+        known.document = loads(_document(now_ms))
         known.document_at_ms = now_ms
     return known.document
 
@@ -183,8 +182,8 @@ def list_keys() -> list[SigningKey]:
     return list(db.session.scalars(sa.select(SigningKey).order_by(SigningKey.id.desc())))
 
 
-def record_of(key: SigningKey) -> KeyRecord:
-    """The public half of one of our keys."""
+def record_of(key: SigningKey | PeerKey) -> KeyRecord:
+    """The public half of a key of ours, or a pinned key, as the pure value."""
     return KeyRecord(
         key_id=key.key_id,
         algorithm=key.algorithm,
@@ -204,26 +203,20 @@ def forget() -> None:
     _known.pop(db.engine, None)
 
 
-def _document(now_ms: int) -> dict[str, Any]:
-    local = local_instance()
-    return {
-        "protocol": PROTOCOL,
-        "versions": list(VERSIONS),
-        "instanceId": local.instance_id,
-        "name": local.name,
-        "baseUrl": local.base_url,
-        "software": dict(SOFTWARE),
-        "serverTime": now_ms,
-        "validUntil": now_ms + DOCUMENT_LIFE_MS,
-        "keys": [record_of(key).to_wire() for key in _told_keys()],
-        "features": list(FEATURES),
-        "limits": {
-            "maxEventBytes": MAX_EVENT_BYTES,
-            "maxBatchEvents": MAX_BATCH_EVENTS,
-            "maxRequestBytes": MAX_REQUEST_BYTES,
-            "retentionMs": settings().retention_days * DAY_MS,
-        },
-    }
+def _document(now_ms: int) -> bytes:
+    config = settings()
+    return sign_document(
+        signer(),
+        name=config.instance_name,
+        base_url=config.base_url,
+        software=SOFTWARE,
+        now_ms=now_ms,
+        keys=[record_of(key) for key in _told_keys()],
+        features=FEATURES,
+        limits=Limits(
+            MAX_EVENT_BYTES, MAX_BATCH_EVENTS, MAX_REQUEST_BYTES, config.retention_days * 86_400_000
+        ),
+    )
 
 
 def _current() -> _Known:

@@ -20,7 +20,7 @@ from app.errors import RemoteInvalid, RemoteUnreachable
 from app.federation import identity, outside
 from app.models import Connection, Peer, PeerKey
 from app.protocol.canonical import check_message, loads
-from app.protocol.errors import AuthenticationFailed, KeyUntrusted, Problem
+from app.protocol.errors import KeyUntrusted, Problem
 from app.protocol.keys import (
     KeyRecord,
     KeyStatus,
@@ -112,38 +112,10 @@ def message_key(peer_ids: Iterable[int], key_id: str) -> KeyRecord | None:
     return None if row is None else KeyRecord(*row[1:])
 
 
-def signing_key(peer_ids: Iterable[int], key_id: str, timestamp_ms: int) -> KeyRecord:
-    """The pinned key that may have signed a message of that time.
-
-    Raises AuthenticationFailed if it is unknown or §2 bars it. A batch entry is told `key_untrusted`
-    instead: see `message_key`.
-    """
-    record = message_key(peer_ids, key_id)
-    if record is None or not may_sign_message(record, timestamp_ms):
-        raise AuthenticationFailed(f"the key {key_id} may not sign this message")
-    return record
-
-
 def pinned_records(peer_id: int) -> list[KeyRecord]:
     """All pinned keys of a peer, the oldest first."""
     rows = db.session.scalars(sa.select(PeerKey).where(PeerKey.peer_id == peer_id).order_by(PeerKey.id))
-    return [record_of(row) for row in rows]
-
-
-def record_of(key: PeerKey) -> KeyRecord:
-    """The row as the pure value."""
-    return KeyRecord(
-        key_id=key.key_id,
-        algorithm=key.algorithm,
-        public_key_pem=key.public_key_pem,
-        fingerprint=key.fingerprint,
-        status=key.status,
-        not_before=key.not_before,
-        not_after=key.not_after,
-        revoked_at=key.revoked_at,
-        vouch_by=key.vouch_by,
-        vouch_signature=key.vouch_signature,
-    )
+    return [identity.record_of(row) for row in rows]
 
 
 def active_key(peer: Peer) -> KeyRecord | None:
@@ -427,7 +399,7 @@ def _look_again(peer: Peer) -> FetchedDocument | None:
     try:
         fetched = fetch_peer_document(peer.base_url)
     except (RemoteInvalid, RemoteUnreachable) as error:
-        log.info("peer.document_unread", extra={"peer_id": peer.id, "detail": error.detail})
+        note_unread(peer.id, error.detail)
         return None
     if fetched.document.instance_id != peer.instance_id:
         return None

@@ -593,11 +593,14 @@ def control_body(
     control_type: ControlType,
     connection_id: str,
     control_sequence: int,
-    payload: ControlPayload,
+    payload: ControlPayload | Payload,
     timestamp: int,
     key_id: str,
 ) -> bytes:
-    """The body of a control message of ours, to be signed (Signer.sign_body) and stored."""
+    """The body of a control message of ours, to be signed (Signer.sign_body) and stored.
+
+    payload: one that is written already for a message that says the same as another did.
+    """
     return canonical_message(
         {
             "messageId": message_id,
@@ -605,7 +608,7 @@ def control_body(
             "type": control_type.value,
             "connectionId": connection_id,
             "controlSequence": control_sequence,
-            "payload": payload.to_wire(),
+            "payload": payload if isinstance(payload, dict) else payload.to_wire(),
             "timestamp": timestamp,
             "keyId": key_id,
         }

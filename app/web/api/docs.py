@@ -33,7 +33,7 @@ def page() -> str:
 
 @lru_cache(maxsize=4)
 def _document(base_url: str) -> Schema:
-    return document(api.operations, base_url, SOFTWARE["version"])
+    return document(api.operations, base_url, SOFTWARE[1])
 
 
 def _groups(described: Schema) -> dict[str, list[dict[str, Any]]]:
