@@ -146,10 +146,7 @@ def _is_wanted(connection: Connection, control: ControlOut) -> bool:
         case ControlType.CONNECTION_DISCONNECT:
             return status is ConnectionStatus.DISCONNECTED
         case ControlType.CONNECTION_SUSPEND | ControlType.CONNECTION_RESUME:
-            newest = controls.newest(
-                connection.id, ControlType.CONNECTION_SUSPEND, ControlType.CONNECTION_RESUME
-            )
-            return status in OPEN and newest is not None and newest.id == control.id
+            return status in OPEN and _is_last_word(connection, control)
     if control_type not in _DIRECTIONS:
         return status in OPEN
     subscription = subscriptions.find(
@@ -158,21 +155,25 @@ def _is_wanted(connection: Connection, control: ControlOut) -> bool:
     return status in OPEN and subscription is not None and subscription.status in _WANTED_WHILE[control_type]
 
 
+def _is_last_word(connection: Connection, control: ControlOut) -> bool:
+    """Whether we have neither suspended nor resumed since this suspend or resume."""
+    newest = controls.newest(connection.id, ControlType.CONNECTION_SUSPEND, ControlType.CONNECTION_RESUME)
+    return newest is not None and newest.id == control.id
+
+
 def _accepted(connection: Connection, _control: ControlOut, _ack: VerifiedControlAck) -> None:
     if connection.status is ConnectionStatus.PENDING:
         lifecycle.activate(connection)
 
 
 def _suspension_known(connection: Connection, control: ControlOut, _ack: VerifiedControlAck) -> None:
-    newest = controls.newest(connection.id, ControlType.CONNECTION_SUSPEND, ControlType.CONNECTION_RESUME)
-    if newest is not None and newest.id == control.id:
+    if _is_last_word(connection, control):
         connection.inbound_open_until = None
 
 
 def _resumed(connection: Connection, control: ControlOut, _ack: VerifiedControlAck) -> None:
-    newest = controls.newest(connection.id, ControlType.CONNECTION_SUSPEND, ControlType.CONNECTION_RESUME)
-    # Somebody suspended again while the resume was under way: that stands.
-    if connection.status is ConnectionStatus.SUSPENDED and newest is not None and newest.id == control.id:
+    # Somebody may have suspended again while the resume was under way: that stands.
+    if connection.status is ConnectionStatus.SUSPENDED and _is_last_word(connection, control):
         connection.suspended_by_me = False
         lifecycle.activate(connection)
 
