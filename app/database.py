@@ -106,11 +106,6 @@ def transaction() -> Iterator[None]:
         session.info.pop(_WRITE, None)
 
 
-def in_write_transaction() -> bool:
-    """Whether the current session is inside `transaction()`."""
-    return bool(db.session().info.get(_WRITE))
-
-
 def is_sqlite() -> bool:
     """Whether the current app runs on SQLite."""
     return db.engine.dialect.name == "sqlite"

@@ -1,7 +1,6 @@
-"""Delivery jobs: one connection's due deliveries, or its waiting control messages. Ids in, a stage called."""
+"""Jobs about deliveries: thin, safe to run twice."""
 
 from app import queue
-from app.federation import sending
 from app.outbox import deliver
 
 
@@ -10,9 +9,3 @@ def drain(connection_id: int) -> None:
     # First of all: a wake-up from now on means work that this run may not see.
     queue.drain_started(connection_id)
     deliver.drain(connection_id)
-
-
-def send_controls(connection_id: int) -> None:
-    """Send the waiting control messages of a connection, in order. Safe to run twice."""
-    queue.controls_started(connection_id)
-    sending.send_controls(connection_id)

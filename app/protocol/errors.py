@@ -66,10 +66,6 @@ class Problem(Exception):
             document["errors"] = [error.to_wire() for error in self.errors]
         return document | self.extras
 
-    def to_ack_error(self) -> dict[str, Any]:
-        """`error` of a rejected ack (§3): {"code", "detail", "retryable"}."""
-        return {"code": self.code, "detail": self.detail, "retryable": self.retryable}
-
 
 class InvalidRequest(Problem):
     """The request or message is malformed; `errors` name the first bad field."""

@@ -176,13 +176,6 @@ class ConnectionStreams(TypedDict):
     outgoing: StreamDetails
 
 
-class ListEnd(TypedDict):
-    """How every list ends."""
-
-    nextCursor: str | None
-    hasMore: bool
-
-
 class Check(TypedDict):
     """One thing that must be right for the instance to work."""
 

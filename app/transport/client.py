@@ -11,8 +11,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -38,15 +36,6 @@ class Answer(NamedTuple):
     headers: dict[str, str]  #: names in lower case; repeated ones joined by ", "
     body: bytes  #: as sent, never decoded
     duration_ms: int  #: the whole call, resolving and connecting included
-
-    @property
-    def server_date_ms(self) -> int | None:
-        """The Date header in Unix milliseconds, None if it is missing or makes no sense."""
-        try:
-            moment = parsedate_to_datetime(self.headers.get("date", ""))
-            return round(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * 1000)
-        except (ValueError, OverflowError):
-            return None
 
 
 class Client:

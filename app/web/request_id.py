@@ -32,12 +32,6 @@ def register(app: Flask) -> None:
     app.teardown_request(_forget)
 
 
-def current_request_id() -> str:
-    """The id of the request being answered."""
-    found: str = g.request_id
-    return found
-
-
 def is_traceparent(text: str) -> bool:
     """Whether it is a traceparent of W3C Trace Context that may be sent on."""
     return _TRACEPARENT.fullmatch(text) is not None

@@ -73,7 +73,7 @@ def test_problem_carries_what_its_code_promises():
 
 def test_detail_is_never_empty_and_never_too_long():
     assert Problem("").detail == "Internal error"
-    assert len(Problem("x" * 5000).to_ack_error()["detail"]) == 1000
+    assert len(Problem("x" * 5000).to_wire()["detail"]) == 1000
 
 
 PROBLEM_JSON = "application/problem+json"
