@@ -1,4 +1,4 @@
-"""What a process can ask of its system: end with the parent, and keep little memory."""
+"""What a process can ask of its system: end with the parent, keep little memory, tell who still lives."""
 
 import ctypes
 import ctypes.util
@@ -25,6 +25,17 @@ def end_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this host runs, be it ours or not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def use_few_arenas() -> None:

@@ -7,6 +7,7 @@ the row two seconds later. So the functions that wake somebody log a failure of 
     deliveries          drains of connections whose last request went well
     deliveries-failing  drains of the others: a peer that hangs must delay nobody else
     controls            control messages
+    strangers           checks of requests that anybody can make: they may hang at whomever he names
     maintenance         the rest
 
 Keys: `tidings:wake:{kind}:{id}` flags, `tidings:signal:{name}` lists, `tidings:nonce:{instance}:{nonce}`,
@@ -28,9 +29,10 @@ from redis.sentinel import Sentinel
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from app import embedded
+from app import embedded, processes
 from app.config import Config, read_sentinel
 from app.protocol.errors import Overloaded
+from app.protocol.http_signature import NONCE_TTL_S
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,6 @@ DELIVERIES = "deliveries"
 DELIVERIES_FAILING = "deliveries-failing"
 CONTROLS = "controls"
 MAINTENANCE = "maintenance"
-#: What anybody may cause, and what may hang at whomever he names: kept apart from all that is for peers.
 STRANGERS = "strangers"
 QUEUES = (DELIVERIES, DELIVERIES_FAILING, CONTROLS, MAINTENANCE, STRANGERS)
 
@@ -56,8 +57,6 @@ FAILURE_TTL_S = 6 * 3600
 #: How long a wake-up that nobody took stands for the next ones. Short, because the job it stood for may have
 #: died with its worker; a second job for one connection does no harm.
 WAKE_FLAG_S = 5
-#: A signature's nonce is remembered for the 2 × 300 s in which its request would be fresh, and a minute more.
-NONCE_TTL_S = 660
 SIGNAL_TTL_S = 10
 #: A worker that was silent for so long is gone.
 WORKER_TTL_S = 30
@@ -290,12 +289,4 @@ def live_workers() -> list[str]:
 
 def _is_dead_here(name: str) -> bool:
     host, _, pid = name.rpartition(":")
-    if host != socket.gethostname():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+    return host == socket.gethostname() and not processes.is_alive(int(pid))

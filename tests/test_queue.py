@@ -12,6 +12,7 @@ from rq.job import Job
 from app import create_app, embedded, queue
 from app.config import Config
 from app.protocol.errors import Overloaded
+from app.protocol.http_signature import NONCE_TTL_S
 from tests.conftest import MakeApp
 from tests.engines import until
 
@@ -115,7 +116,7 @@ def test_a_nonce_is_new_once_for_each_instance(app: Flask) -> None:
         answers = [queue.first_use_of_nonce(instance, "n" * 16) for instance in ("a", "a", "b")]
 
         assert answers == [True, False, True]
-        assert 600 < queue.redis_client().ttl(f"tidings:nonce:a:{'n' * 16}") <= queue.NONCE_TTL_S
+        assert 600 < queue.redis_client().ttl(f"tidings:nonce:a:{'n' * 16}") <= NONCE_TTL_S
 
 
 def test_a_worker_is_alive_from_its_first_sign_to_its_farewell(app: Flask) -> None:

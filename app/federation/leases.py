@@ -10,6 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from secrets import token_hex
 
+from app import processes
+
 
 def new_owner() -> str:
     """A new name of a holder in this process, at most 128 characters."""
@@ -35,19 +37,9 @@ def _start_of(pid: int) -> str:
     Where there is no /proc the count is always 0, and only the pid tells.
     """
     if not Path("/proc/self/stat").exists():
-        return "0" if _is_alive(pid) else ""
+        return "0" if processes.is_alive(pid) else ""
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
     return "" if after_name[0] in ("Z", "X") else after_name[19]
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

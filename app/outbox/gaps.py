@@ -8,10 +8,7 @@ from app.database import db
 from app.federation.controls import queue_control
 from app.federation.lifecycle import lock
 from app.models import Stream
-from app.protocol.control import ControlType, Gap, GapReason
-
-#: Numbers of one gap at most (§6).
-MAX_GAP = 1_000_000
+from app.protocol.control import MAX_GAP, ControlType, Gap, GapReason
 
 
 def tell(connection_id: int, numbers: Iterable[tuple[int, int]], reason: GapReason) -> None:

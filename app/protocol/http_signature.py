@@ -23,7 +23,7 @@ from app.protocol.signing import Signer
 
 #: How far `created` may be from the clock here, in seconds.
 MAX_SKEW_S = 300
-#: How long a nonce is remembered, in seconds: longer than anything signed with it is fresh.
+#: How long a nonce is remembered, in seconds: the 2 × 300 s in which its request is fresh, and a minute more.
 NONCE_TTL_S = 660
 
 #: All values of a header by its name, one for each line it came in, as `werkzeug.Headers.getlist`.

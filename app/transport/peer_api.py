@@ -13,6 +13,7 @@ from app.protocol.canonical import loads
 from app.protocol.errors import Problem
 from app.protocol.http_signature import new_nonce, sign_request
 from app.protocol.keys import KeyRecord, parse_key_record
+from app.protocol.messages import MAX_DOCUMENT_BYTES
 from app.protocol.signing import Signer
 from app.transport.address import parse_origin
 from app.transport.client import DEADLINE_S, MAX_ANSWER_BYTES, Answer, Client
@@ -21,8 +22,6 @@ from app.transport.errors import AnswerBroken, InvalidOrigin
 DOCUMENT_PATH = "/.well-known/tidings-instance"
 KEY_PATH = "/api/v1/federation/keys/"
 
-#: Largest instance document (§2).
-MAX_DOCUMENT_BYTES = 50 * 1024
 #: Largest key record: a PEM of 4096 characters, and room for members that nobody knows yet.
 MAX_KEY_BYTES = 16 * 1024
 
