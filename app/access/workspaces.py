@@ -1,7 +1,6 @@
 """Workspaces: parts of the organisation, each with its own connections, events and tokens."""
 
 import contextlib
-import re
 import uuid
 from collections.abc import Sequence
 
@@ -12,16 +11,15 @@ from app import clock
 from app.database import db, transaction
 from app.models import Workspace
 from app.protocol.errors import InvalidRequest, NotFound, invalid
+from app.protocol.members import is_slug
 
 #: Slug of the first workspace, which requests without `toWorkspace` reach.
 DEFAULT_SLUG = "default"
 
-_SLUG = re.compile(r"[a-z0-9-]{1,64}")
-
 
 def create(slug: str, name: str | None = None, *, is_default: bool = False) -> Workspace:
     """Make a workspace. Commits. Raises InvalidRequest for a slug that is none or is taken."""
-    if not _SLUG.fullmatch(slug):
+    if not is_slug(slug):
         raise invalid("/slug", "a slug has 1 to 64 characters of a-z, 0-9 and -")
     if name is not None and not 1 <= len(name) <= 200:
         raise invalid("/name", "a workspace's name has 1 to 200 characters")

@@ -6,7 +6,6 @@ Each function says something to the peer in the transaction that changes the sta
 """
 
 import json
-import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from app.protocol import control as wire
 from app.protocol.control import ControlType
 from app.protocol.errors import Blocked, InvalidState, NotFound, invalid
 from app.protocol.keys import Algorithm, pairing_code
+from app.protocol.members import is_slug
 from app.protocol.states import ENDED, LIVE, OPEN, WAITING, ConnectionStatus
 from app.transport.address import parse_origin
 from app.transport.errors import InvalidOrigin
@@ -32,7 +32,6 @@ WAIT_S = 2.0
 #: How long `verify` waits: a whole request, and a document that may have to be read on the way.
 VERIFY_WAIT_S = 20.0
 MAX_NOTE = 1000
-_SLUG = re.compile(r"[a-z0-9-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +108,7 @@ def initiate(
     RemoteInvalid, Blocked, ConnectionExists.
     """
     origin = _origin(remote_url)
-    if to_workspace is not None and not _SLUG.fullmatch(to_workspace):
+    if to_workspace is not None and not is_slug(to_workspace):
         raise invalid("/toWorkspace", "a workspace's slug has 1 to 64 characters of a-z, 0-9 and -")
     _check_text(note, "/note")
     fetched = peers.fetch_peer_document(origin)
@@ -129,20 +128,7 @@ def initiate(
         connection.replaces_id = None if replaced is None else replaced.id
         db.session.add(connection)
         db.session.flush()
-        control = controls.queue_control(
-            connection,
-            ControlType.CONNECTION_REQUEST,
-            wire.ConnectionRequest(
-                base_url=settings().base_url,
-                workspace_slug=workspace.slug,
-                workspace_name=workspace.name,
-                versions=identity.VERSIONS,
-                features=identity.FEATURES,
-                to_workspace=to_workspace,
-                note=note,
-            ),
-        )
-        connection.request_message_id = control.message_id
+        control = _send_request(connection, workspace)
     return _answered(connection.id, control)
 
 
@@ -518,6 +504,24 @@ def _new_request(workspace_id: int, peer: Peer, to_workspace: str | None, note: 
         created_at=now_ms,
         updated_at=now_ms,
     )
+
+
+def _send_request(connection: Connection, workspace: Workspace) -> ControlOut:
+    control = controls.queue_control(
+        connection,
+        ControlType.CONNECTION_REQUEST,
+        wire.ConnectionRequest(
+            base_url=settings().base_url,
+            workspace_slug=workspace.slug,
+            workspace_name=workspace.name,
+            versions=identity.VERSIONS,
+            features=identity.FEATURES,
+            to_workspace=connection.to_workspace,
+            note=connection.note,
+        ),
+    )
+    connection.request_message_id = control.message_id
+    return control
 
 
 def _expect_asked(connection: Connection) -> None:

@@ -110,6 +110,11 @@ def read_key_id(message: Object, name: str, pointer: str) -> str:
     return _read_matching(message, name, pointer, _KEY_ID, "a keyId [A-Za-z0-9._-]{1,64}")
 
 
+def is_slug(text: str) -> bool:
+    """Whether a workspace may be called so: `[a-z0-9-]{1,64}`."""
+    return _SLUG.fullmatch(text) is not None
+
+
 def read_slug(message: Object, name: str, pointer: str) -> str:
     """`[a-z0-9-]{1,64}`."""
     return _read_matching(message, name, pointer, _SLUG, "a slug [a-z0-9-]{1,64}")
