@@ -12,12 +12,10 @@ from app.inbox.ranges import Coverage, Range, cover, holes
 from app.models import Direction, Stream, StreamGap
 from app.protocol.canonical import loads
 from app.protocol.errors import RateLimited
+from app.protocol.messages import EPOCH_MIN_MS
 
 #: How far beyond `contiguous` a number may lie (§6).
 MAX_AHEAD = 10_000
-
-#: How long an epoch lasts at least before we take another one, ms (§6).
-EPOCH_MIN_MS = 10_000
 
 #: Most ranges beyond `contiguous` that are kept; gaps without end would grow the row without end.
 MAX_RANGES = 10_000

@@ -10,9 +10,6 @@ from app.database import db, table_of
 from app.models import Delivery, Direction, Stream
 from app.protocol.states import DeliveryState
 
-#: A receiver refuses a new epoch within 10 s of the last (§6), ms.
-EPOCH_MIN_MS = 10_000
-
 _STREAM = table_of(Stream)
 _DELIVERY = table_of(Delivery)
 

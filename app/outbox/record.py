@@ -21,14 +21,14 @@ from app.models import Attempt, AttemptEntry, Connection, Delivery, Direction, S
 from app.outbox import finish
 from app.outbox.acknowledge import mark_dead, mark_delivered
 from app.outbox.claim import Batch, Entry
-from app.outbox.epochs import EPOCH_MIN_MS, current_counter, new_epoch, note_contiguous
+from app.outbox.epochs import current_counter, new_epoch, note_contiguous
 from app.outbox.rollup import sum_up
 from app.outbox.target import Target
 from app.outbox.withdraw import withdraw_lost
 from app.protocol.answers import SUSPECT_STATUSES, Outcome, decide, decide_entry
 from app.protocol.errors import ProblemAnswer
 from app.protocol.event_types import matches
-from app.protocol.messages import AckEntry, VerifiedAckBatch
+from app.protocol.messages import EPOCH_MIN_MS, AckEntry, VerifiedAckBatch
 from app.protocol.states import DeliveryState, SubscriptionStatus
 
 log = logging.getLogger(__name__)

@@ -60,6 +60,8 @@ MAX_AHEAD_MS = 300_000
 MAX_EVENT_AGE_MS = 8 * 86_400_000
 #: How long a document may be valid (§2), in ms; clocks may differ by MAX_AHEAD_MS besides.
 MAX_VALIDITY_MS = 86_400_000
+#: How long a stream epoch lasts at least before its receiver takes another one (§6), in ms.
+EPOCH_MIN_MS = 10_000
 #: Largest instance document (§2), in bytes.
 MAX_DOCUMENT_BYTES = 50 * 1024
 
