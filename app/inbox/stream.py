@@ -8,11 +8,11 @@ import sqlalchemy as sa
 
 from app.clock import now_ms
 from app.database import db
-from app.inbox.ranges import Coverage, Range, cover, holes
 from app.models import Direction, Stream, StreamGap
 from app.protocol.canonical import loads
 from app.protocol.errors import RateLimited
 from app.protocol.messages import EPOCH_MIN_MS
+from app.protocol.ranges import Coverage, Range, cover, holes
 
 #: How far beyond `contiguous` a number may lie (§6).
 MAX_AHEAD = 10_000

@@ -13,6 +13,7 @@ from app.federation import identity, peers
 from app.models import Connection, Direction, Peer, PeerKey, Stream, StreamGap, Workspace
 from app.protocol.errors import NotFound
 from app.protocol.keys import KeyStatus, pairing_code
+from app.protocol.ranges import Coverage, holes
 from app.protocol.states import ConnectionStatus, DeliveryState
 from app.reports.details import WAITING_CAP, ConnectionDetails, MissingRange, StreamDetails
 from app.reports.paging import ListKey, Page, check_limit, cut, read_cursor, write_cursor
@@ -199,11 +200,6 @@ def _told_gaps(stream_id: int) -> list[MissingRange]:
 
 
 def _holes(stream: Stream) -> list[MissingRange]:
-    """Between what came in one piece, what came beyond it, and the head."""
-    missing: list[MissingRange] = []
-    expected = stream.contiguous + 1
-    for low, high in [*orjson.loads(stream.ranges), [stream.head_sequence + 1, stream.head_sequence]]:
-        if low > expected:
-            missing.append(MissingRange(fromSequence=expected, toSequence=low - 1, reason="missing"))
-        expected = max(expected, high + 1)
-    return missing
+    ranges = tuple((first, last) for first, last in orjson.loads(stream.ranges))
+    found = holes(Coverage(stream.contiguous, ranges), stream.head_sequence)
+    return [MissingRange(fromSequence=first, toSequence=last, reason="missing") for first, last in found]

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.inbox.ranges import NOTHING, Coverage, cover, holes, is_covered
+from app.protocol.ranges import NOTHING, Coverage, cover, holes, is_covered
 
 numbers = st.integers(1, 40)
 ranges = st.tuples(numbers, st.integers(0, 5)).map(lambda pair: (pair[0], pair[0] + pair[1]))
