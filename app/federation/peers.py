@@ -6,6 +6,7 @@ already, only what a chain of vouches leads to is taken over (`adopt_key`).
 """
 
 import logging
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from app.errors import RemoteInvalid, RemoteUnreachable
 from app.federation import identity, outside
 from app.models import Connection, Peer, PeerKey
 from app.protocol.canonical import check_message, loads
-from app.protocol.errors import KeyUntrusted, Problem
+from app.protocol.errors import KeyUntrusted, Overloaded, Problem
 from app.protocol.keys import (
     KeyRecord,
     KeyStatus,
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 
 #: A document is read for an unknown key at most once in this time (§9).
 KEY_LOOKUP_EVERY_MS = 10_000
+#: Documents that are read at a time, in one process, while a caller waits: whoever names unknown keys of
+#: peers that hang must not occupy all threads.
+LOOKUPS = threading.BoundedSemaphore(4)
 #: A document is read again after this; one that could not be read, after that (§2: at least daily).
 REFRESH_AFTER_MS = 20 * 3_600_000
 REFRESH_AGAIN_MS = 600_000
@@ -379,11 +383,24 @@ def _note_document(peer: Peer, fetched: FetchedDocument) -> None:
 
 
 def _look_again(peer: Peer) -> FetchedDocument | None:
-    """The peer's document, read now; None if it was read less than 10 s ago or cannot be read."""
+    """The peer's document, read now; None if it was read less than 10 s ago or cannot be read.
+
+    Raises Overloaded if too many callers wait for documents already.
+    """
     now_ms = clock.now_ms()
     # Read before it is written: whoever has no key must not be able to keep the database's writer busy.
     if peer.key_lookup_at is not None and peer.key_lookup_at > now_ms - KEY_LOOKUP_EVERY_MS:
         return None
+    if not LOOKUPS.acquire(blocking=False):
+        raise Overloaded("Too many documents are being read; try again.", retry_after_s=5)
+    try:
+        return _read_again(peer, now_ms)
+    finally:
+        LOOKUPS.release()
+
+
+def _read_again(peer: Peer, now_ms: int) -> FetchedDocument | None:
+    """The peer's document, unless somebody else was quicker to read it."""
     with transaction():
         mine = db.session.scalar(
             sa.update(Peer)

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,14 +16,14 @@ from flask import Flask
 
 from app import create_app, queue, server
 from app.config import Config
-from app.federation import requests
+from app.federation import peers, requests
 from app.jobs import worker
 from app.models import Connection
 from app.transport.client import Client
 from app.transport.errors import TransportError
 from app.web.peer import door
 from tests import engines
-from tests.conformance.foreign_peer import CONNECTION, EVENT, EVENTS, ForeignPeer, exchange
+from tests.conformance.foreign_peer import CONNECTION, EVENT, EVENTS, ForeignPeer, Reply, exchange
 from tests.conformance.wire import DOCUMENT_PATH, Transport, new_id
 from tests.security.conftest import SEEN, Bond, MakeVictim, Victim, bind, refusal
 from tests.transport.hostile import HostileServer, always, answer
@@ -100,10 +101,10 @@ def test_requests_of_strangers_that_wait_are_bounded_in_number(
 ) -> None:
     monkeypatch.setattr(requests, bound, 2)
     victim = make_victim()
-    peers = [make_peer()] * 4 if bound == "MAX_WAITING_PER_ORIGIN" else [make_peer() for _ in range(4)]
+    askers = [make_peer()] * 4 if bound == "MAX_WAITING_PER_ORIGIN" else [make_peer() for _ in range(4)]
 
     answers = [
-        peer.send_control(*peer.connection_request(peer.pin(victim.base_url))).status for peer in peers
+        peer.send_control(*peer.connection_request(peer.pin(victim.base_url))).status for peer in askers
     ]
 
     assert answers == [202, 202, 429, 429]
@@ -197,6 +198,27 @@ def test_an_unknown_key_makes_us_read_a_document_once_in_ten_seconds(
         assert stranger.post(bond.base_url, EVENT, b"{}", claim).status == 401
 
     assert len(bond.peer.seen(DOCUMENT_PATH)) - before == 1
+
+
+def test_peers_that_hang_occupy_few_threads(
+    make_victim: MakeVictim, make_peer: MakePeer, stranger: ForeignPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "LOOKUPS", threading.BoundedSemaphore(1))
+    victim = make_victim()
+    hanging, other = bind(victim, make_peer()), bind(victim, make_peer())
+    hanging.peer.always_answer(DOCUMENT_PATH, Reply(hangs=True))
+    before, first = len(hanging.peer.received), Transport(instance_id=hanging.peer.instance_id)
+    waiting = threading.Thread(target=stranger.post, args=(victim.base_url, EVENT, b"{}", first))
+    waiting.start()
+    hanging.peer.wait_until(lambda: len(hanging.peer.received) > before, "the document is asked for")
+
+    second = Transport(instance_id=other.peer.instance_id)
+    answered = stranger.post(victim.base_url, EVENT, b"{}", second)
+    hanging.peer.release()
+    waiting.join()
+
+    assert refusal(answered) == (503, "overloaded")
+    assert stranger.post(victim.base_url, EVENT, b"{}", second).status == 401
 
 
 def test_refused_requests_do_not_fill_the_log(
