@@ -3,7 +3,6 @@
 A setting that cannot be right ends the process with one line and exit code 2.
 """
 
-import logging
 import os
 import sys
 
@@ -24,8 +23,6 @@ def environment() -> dict[str, str]:
 def make_app() -> Flask:
     """The app as the environment wants it."""
     log.configure()
-    for noisy in ("alembic", "rq"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
     environ = environment()
     try:
         return create_app(Config.from_env(environ))

@@ -28,8 +28,8 @@ _STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", None, None))) | {
 _SECRET_WORDS = ("secret", "token", "password", "authorization", "private", "payload")
 _MASK = "***"
 
-#: What would print rows and jobs below INFO: payloads and keys are in them.
-TALKATIVE = ("sqlalchemy", "rq", "urllib3", "requests")
+#: What would print every statement and every job below WARNING, and rows, with payloads and keys, below INFO.
+TALKATIVE = ("sqlalchemy", "alembic", "rq", "urllib3", "requests")
 
 #: Longest text of one field; a peer's words can be long.
 _FIELD_CHARACTERS = 4_096
@@ -48,7 +48,7 @@ def configure(stream: TextIO | None = None, as_json: bool | None = None, level: 
     root.addHandler(handler)
     root.setLevel(level)
     for name in TALKATIVE:
-        logging.getLogger(name).setLevel(max(level, logging.INFO))
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
 
 
 class JsonLines(logging.Formatter):

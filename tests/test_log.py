@@ -15,8 +15,11 @@ def stream() -> Iterator[io.StringIO]:
     """Where the lines go; the root logger is put back afterwards."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    talkative = {name: logging.getLogger(name).level for name in log.TALKATIVE}
     yield io.StringIO()
     root.handlers[:], root.level = handlers, level
+    for name, before in talkative.items():
+        logging.getLogger(name).setLevel(before)
 
 
 def test_a_line_is_one_json_object_with_its_fields(stream: io.StringIO) -> None:
@@ -31,6 +34,16 @@ def test_a_line_is_one_json_object_with_its_fields(stream: io.StringIO) -> None:
     assert (found["event"], found["level"], found["logger"]) == ("event.published", "info", "app.test")
     assert (found["event_id"], found["raw"]) == (7, "\\xff")
     assert found["time"].endswith("Z")
+
+
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO])
+@pytest.mark.parametrize("name", ["sqlalchemy.engine.Engine", "alembic.runtime.migration", "rq.queue"])
+def test_no_line_is_written_for_each_statement_or_job(stream: io.StringIO, name: str, level: int) -> None:
+    log.configure(stream, as_json=True, level=level)
+
+    logging.getLogger(name).info("SELECT 1")
+
+    assert stream.getvalue() == ""
 
 
 def test_a_line_for_people_is_short(stream: io.StringIO) -> None:

@@ -272,6 +272,8 @@ def test_no_secret_and_no_payload_is_in_the_logs(make_victim: MakeVictim, make_p
         victim.drain(bond.connection_id)
         peer.publish(bond.link, peer.event("task.created", {"secret": marker}))
         peer.send_event(bond.link.remote, {**peer.event("task.created", {"secret": marker}), "extra": 1})
+        unsigned = peer.event("task.created", {"secret": marker})
+        peer.send_event(bond.link.remote, unsigned, None, Transport(signature_input="tidings=()"))
         call(victim, "POST", "/events/publish", token, {"eventType": marker, "payload": {"secret": marker}})
         call(victim, "GET", "/connections", token + "x")
         call(victim, "GET", "/connections", token)
@@ -279,7 +281,7 @@ def test_no_secret_and_no_payload_is_in_the_logs(make_victim: MakeVictim, make_p
     text, [key] = stream.getvalue(), victim.rows(SigningKey)
 
     assert published.status == 202
-    assert "peer.refused" in text
+    assert '"peer.refused"' in text
     assert "http.answered" in text
     assert "database.unavailable" in text
     lines = private_key(victim).splitlines()[1:-1]
