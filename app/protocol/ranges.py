@@ -1,4 +1,4 @@
-"""Ranges: the arithmetic of what came of a stream. Pure.
+"""Ranges: the arithmetic of what came of a stream (§6).
 
 A coverage says which numbers of 1, 2, 3 ... are accounted for: all up to `contiguous`, and the `ranges`
 beyond it, ascending, inclusive, apart from each other and from `contiguous`.
