@@ -9,6 +9,7 @@ RECEIVER = "00000000-0000-4000-8000-00000000000f"
 NOW = 1_767_225_600_000
 DIGEST = "DfnOcTxz5wSHh36RObLTCVsRUt6vLH1dX3dozAXzGZA="
 
+
 class _Absent:
     """Stands for a member that is left out. Its text is the same in all processes, as test ids must be."""
 
