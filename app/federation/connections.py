@@ -16,7 +16,7 @@ from app import clock
 from app.config import settings
 from app.database import db, transaction
 from app.errors import ConnectionExists, RemoteInvalid, RemoteUnreachable
-from app.federation import answers, controls, identity, lifecycle, peers, sending
+from app.federation import answers, consequences, controls, identity, lifecycle, peers, sending
 from app.models import Connection, ControlOut, ControlState, Direction, Peer, PeerKey, Workspace
 from app.protocol import control as wire
 from app.protocol.control import ControlType
@@ -276,7 +276,10 @@ def verify(connection_id: int) -> Verification:
 
 
 def retry_now(connection_id: int) -> Connection:
-    """End every wait and hold of the connection: events and control messages go at once. Commits."""
+    """End every wait and hold of the connection: events and control messages go at once. Commits.
+
+    Also the back-off of single events that the peer refused for now.
+    """
     with transaction():
         connection = lifecycle.lock(connection_id)
         if connection.status in ENDED:
@@ -287,6 +290,7 @@ def retry_now(connection_id: int) -> Connection:
         answers.release(connection)
         controls.hurry(connection_id)
         controls.wake_after_commit(connection_id)
+        consequences.plugged().waits_ended(connection_id)
     return _read(connection_id)
 
 

@@ -17,6 +17,8 @@ class Consequences:
     grants_shrank: Callable[[int], object]
     #: (connection_id): the connection has ended.
     connection_closed: Callable[[int], object]
+    #: (connection_id): somebody wants everything that waits there to be tried at once.
+    waits_ended: Callable[[int], object]
     #: (connection_id, epoch, from_sequence, to_sequence, reason): the peer will not send these numbers.
     gap_told: Callable[[int, str, int, int, str], object]
     #: (connection_id, epoch, head_sequence, oldest_sequence): how far the peer has counted.

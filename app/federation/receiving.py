@@ -144,8 +144,8 @@ def heard_from(connection: Connection) -> None:
         connection.retry_at = 0
         connection.breaker_opened_at = None
         controls.drain_after_commit(connection.id)
-    if connection.hold_code == KeyUntrusted.code:
-        # Who looks at our keys sends nothing: somebody over there trusts them now.
+    if connection.hold_code in answers.PASSING:
+        # Who refused us so sends nothing either: what it refused us for is over.
         answers.release(connection)
     controls.hurry(connection.id, held=False)
 

@@ -2,7 +2,7 @@
 
 from app.federation.consequences import Consequences, plug
 from app.inbox import stream
-from app.outbox import withdraw
+from app.outbox import dispatch, withdraw
 
 
 def plug_in() -> None:
@@ -14,6 +14,7 @@ def plug_in() -> None:
         Consequences(
             grants_shrank=withdraw.withdraw,
             connection_closed=withdraw.close_connection,
+            waits_ended=dispatch.hurry,
             gap_told=stream.gap_told,
             head_told=stream.head_told,
         )

@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 from app.clock import now_ms
 from app.database import db, table_of
 from app.federation.lifecycle import sending_clause
-from app.models import Connection
+from app.models import Connection, Delivery
+from app.protocol.states import DeliveryState
 from app.queue import wake_drain
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 _WAITING = "tidings_wake_drains"
 
 _CONNECTION = table_of(Connection)
+_DELIVERY = table_of(Delivery)
 
 _IDLE = sa.select(_CONNECTION.c.id, _CONNECTION.c.failures).where(
     _CONNECTION.c.id.in_(sa.bindparam("ids", expanding=True)),
@@ -39,6 +41,27 @@ def wake(connection_ids: Iterable[int]) -> None:
     Called inside `transaction()`; joins the outermost one. A rollback forgets them.
     """
     db.session().info.setdefault(_WAITING, set()).update(connection_ids)
+
+
+def hurry(connection_id: int) -> int:
+    """Let what waits for its own back-off on this connection go at once. How many deliveries.
+
+    Called inside `transaction()`; joins it.
+    """
+    now = now_ms()
+    hurried = db.session.connection().execute(
+        sa.update(_DELIVERY)
+        .where(
+            _DELIVERY.c.connection_id == connection_id,
+            _DELIVERY.c.state == DeliveryState.PENDING,
+            # Only what was sent before waits by itself, so a long queue of new ones is not touched.
+            _DELIVERY.c.sequence.is_not(None),
+            _DELIVERY.c.next_attempt_at > now,
+        )
+        .values(next_attempt_at=now)
+    )
+    wake([connection_id])
+    return hurried.rowcount
 
 
 @event.listens_for(db.session, "after_commit")

@@ -227,6 +227,25 @@ def test_a_successful_verify_lets_go_on_what_a_refusal_held(connected: Pair) -> 
     assert lifecycle.is_sending(connected.alpha.connection())
 
 
+@pytest.mark.parametrize("code", ["connection_suspended", "access_denied", "key_untrusted"])
+def test_a_hold_that_passes_by_itself_ends_when_the_peer_is_heard(connected: Pair, code: str) -> None:
+    with connected.alpha.app.app_context(), transaction():
+        lifecycle.lock(connected.alpha.connection().id).hold_code = code
+
+    connected.beta.do(connections.verify, connected.beta.connection().id)
+
+    assert connected.alpha.connection().hold_code is None
+
+
+def test_a_hold_that_somebody_must_look_at_outlasts_what_the_peer_says(connected: Pair) -> None:
+    with connected.alpha.app.app_context(), transaction():
+        lifecycle.lock(connected.alpha.connection().id).hold_code = "authentication_failed"
+
+    connected.beta.do(connections.verify, connected.beta.connection().id)
+
+    assert connected.alpha.connection().hold_code == "authentication_failed"
+
+
 def test_a_verification_is_never_repeated(connected: Pair, script: Script) -> None:
     script.answer = problem(503, "overloaded", {"Retry-After": "1"})
     with connected.alpha.app.app_context(), transaction():

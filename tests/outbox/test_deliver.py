@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from app import clock
 from app.database import db, transaction
+from app.federation import connections
 from app.federation.identity import signer
 from app.models import (
     Attempt,
@@ -421,6 +422,19 @@ def test_an_entry_that_may_pass_later_goes_again_and_holds_nobody_up(scene, publ
     assert scene.peer.sent() == [[1, 2, 3], [4], [2, 5]]
     assert {row.state for row in rows()} == {DeliveryState.DELIVERED}
     assert rows()[1].refusals == 1
+
+
+def test_trying_now_ends_the_wait_of_a_refused_entry_too(scene, publish, rows):
+    publish(2)
+    scene.peer.answer = lambda batch: scene.peer.acknowledge(batch, {2: ("key_untrusted", True)})
+    drain(scene.connection.id)
+    scene.peer.answer = None
+    assert states(rows) == [("delivered", 1), ("pending", 2)]
+
+    connections.retry_now(scene.connection.id)
+    drain(scene.connection.id)
+
+    assert states(rows) == [("delivered", 1), ("delivered", 2)]
 
 
 def test_an_entry_that_is_refused_for_good_is_a_dead_letter(scene, publish, rows):
