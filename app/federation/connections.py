@@ -23,7 +23,17 @@ from app.protocol.control import ControlType
 from app.protocol.errors import Blocked, InvalidState, NotFound, invalid
 from app.protocol.keys import Algorithm, pairing_code
 from app.protocol.members import is_slug
-from app.protocol.states import ENDED, LIVE, OPEN, WAITING, ConnectionStatus
+from app.protocol.states import (
+    ENDED,
+    LIVE,
+    OPEN,
+    WAITING,
+    Action,
+    ConnectionStatus,
+    Move,
+    decide_action,
+    who_suspended,
+)
 from app.transport.address import parse_origin
 from app.transport.errors import InvalidOrigin
 
@@ -150,7 +160,7 @@ def begin_accept(connection: Connection) -> ControlOut:
 
     Raises InvalidState if it is not asked of us, or accepted already.
     """
-    _expect_asked(connection)
+    _expect_unanswered(connection, Action.ACCEPT)
     offer = json.loads(connection.offer)
     version = next((v for v in identity.VERSIONS if v in offer.get("versions", ())), None)
     if version is None:
@@ -182,7 +192,7 @@ def reject(connection_id: int, reason: str | None = None) -> Connection:
 
 def begin_reject(connection: Connection, reason: str | None) -> ControlOut:
     """Say that we refuse, inside the caller's transaction. Raises InvalidState."""
-    _expect_asked(connection)
+    _expect_unanswered(connection, Action.REJECT)
     lifecycle.end(connection, ConnectionStatus.REJECTED, reason)
     return controls.queue_control(
         connection,
@@ -201,8 +211,8 @@ def suspend(connection_id: int, reason: str | None = None) -> Connection:
     with transaction():
         connection = lifecycle.lock(connection_id)
         resuming = controls.waiting(connection_id, ControlType.CONNECTION_RESUME) is not None
-        if connection.status not in OPEN or (connection.suspended_by_me and not resuming):
-            raise _illegal(connection, "suspend")
+        # A resume that the peer has not answered yet is taken back.
+        _allow(connection, Action.SUSPEND, by_me=connection.suspended_by_me and not resuming)
         was_flowing = lifecycle.status_for_input(connection, clock.now_ms()) is ConnectionStatus.ACTIVE
         lifecycle.suspend(connection, by_me=True, reason=reason)
         connection.inbound_open_until = clock.now_ms() + lifecycle.GRACE_MS if was_flowing else None
@@ -220,12 +230,9 @@ def resume(connection_id: int, reason: str | None = None) -> Connection:
     with transaction():
         connection = lifecycle.lock(connection_id)
         resuming = controls.waiting(connection_id, ControlType.CONNECTION_RESUME) is not None
-        if (
-            connection.status is not ConnectionStatus.SUSPENDED
-            or not connection.suspended_by_me
-            or (resuming and connection.inbound_open_until is not None)
-        ):
-            raise _illegal(connection, "resume")
+        _allow(connection, Action.RESUME)
+        if resuming and connection.inbound_open_until is not None:
+            raise InvalidState("It was resumed already; the other side has not answered yet.")
         connection.inbound_open_until = clock.now_ms() + lifecycle.ANSWER_LIFE_MS
         lifecycle.touch(connection)
         control = controls.queue_control(connection, ControlType.CONNECTION_RESUME, wire.Reason(reason))
@@ -240,8 +247,7 @@ def disconnect(connection_id: int, reason: str | None = None) -> Connection:
     _check_text(reason, "/reason")
     with transaction():
         connection = lifecycle.lock(connection_id)
-        if connection.status in ENDED:
-            raise _illegal(connection, "disconnect")
+        _allow(connection, Action.DISCONNECT)
         control = lifecycle.end_by_us(connection, reason)
     return _answered(connection_id, control)
 
@@ -528,10 +534,22 @@ def _send_request(connection: Connection, workspace: Workspace) -> ControlOut:
     return control
 
 
-def _expect_asked(connection: Connection) -> None:
+def _allow(connection: Connection, action: Action, *, by_me: bool | None = None) -> None:
+    """Ask the table of our own moves. Raises InvalidState."""
+    status = connection.status
+    by_me = connection.suspended_by_me if by_me is None else by_me
+    suspended_by = (
+        who_suspended(by_me, connection.suspended_by_peer) if status is ConnectionStatus.SUSPENDED else None
+    )
+    if not isinstance(decide_action(action, status, suspended_by), Move):
+        raise _illegal(connection, action.value)
+
+
+def _expect_unanswered(connection: Connection, action: Action) -> None:
     """InvalidState unless it waits for us and nobody has answered yet."""
-    if connection.status is not ConnectionStatus.PENDING or connection.checked_at is None:
-        raise _illegal(connection, "answer")
+    _allow(connection, action)
+    if connection.checked_at is None:
+        raise _illegal(connection, action.value)
     if controls.waiting(connection.id, ControlType.CONNECTION_ACCEPT) is not None:
         raise InvalidState("It was accepted already; the other side has not answered yet.")
 

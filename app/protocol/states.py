@@ -1,7 +1,7 @@
 """The states of connections, subscriptions and deliveries, and every move between them, as tables (§4, §5).
 
-The tables are total: each pair of message and state has an entry, so nothing is decided
-by an `if` somewhere else. A repeat of a stored control message gets its stored answer
+The tables are total: each pair of message (or own action) and state has an entry, so whether it is legal
+is decided nowhere else. A repeat of a stored control message gets its stored answer
 before the table is asked (`control.is_repeat`), and an event that repeats a stored one is
 `duplicate` in every state, which the inbox sees to.
 """

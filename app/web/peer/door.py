@@ -23,7 +23,7 @@ from flask import Request, request
 from app import clock, limits, metrics, queue
 from app.config import settings
 from app.database import db
-from app.federation import lifecycle, peers
+from app.federation import peers
 from app.federation.identity import MAX_REQUEST_BYTES
 from app.federation.peers import PinnedKey
 from app.models import Connection, Peer
@@ -141,15 +141,15 @@ def check_sender(sender: Sender, instance_id: str, base_url: str | None = None) 
         raise Blocked()
 
 
-def sender_connection(sender: Sender, wire_connection_id: str, lock: bool = False) -> Connection:
-    """The connection that the sender means, held until the transaction ends if `lock`.
+def sender_connection(sender: Sender, wire_connection_id: str) -> Connection:
+    """The connection that the sender means.
 
     Raises AccessDenied, the same for an unknown one and for somebody else's.
     """
     connection = find_connection(sender, wire_connection_id)
     if connection is None:
         raise AccessDenied()
-    return lifecycle.lock(connection.id) if lock else connection
+    return connection
 
 
 def find_connection(sender: Sender, wire_connection_id: str) -> Connection | None:
