@@ -11,7 +11,6 @@ from app.config import ROOT, Config
 from app.database import db, engine_options
 from app.jobs.consequences import plug_in
 
-__version__ = "0.1.0"
 __all__ = ["create_app", "models"]
 
 

@@ -27,6 +27,9 @@ from app.protocol.origins import canonical_host, parse_origin
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+#: This software's version, as peers and people are told.
+VERSION = "0.1.0"
+
 #: The folder that holds wsgi.py, migrations/, templates/ and static/.
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError
 
 from app import clock
-from app.config import Config, settings
+from app.config import VERSION, Config, settings
 from app.database import db, table_of, transaction
 from app.errors import InvalidState
 from app.models import Instance, KeyTold, PeerKey, SigningKey
@@ -39,7 +39,7 @@ VERSIONS = (SPEC_VERSION,)
 #: Features of §2 that we have: signatures of Ed25519 keys are verified.
 FEATURES = ("ed25519",)
 #: Name and version.
-SOFTWARE = ("Tidings", "0.1.0")
+SOFTWARE = ("Tidings", VERSION)
 
 #: Our limits as the document tells them, in bytes and events.
 MAX_EVENT_BYTES = 65_536
