@@ -95,7 +95,8 @@ class DemoInstance:
 
     def make(self) -> None:
         """Database, keys, first workspace and admin; and the settings as a file, for `flask -e FILE`."""
-        self.env_file.write_text("".join(f"{name}={value}\n" for name, value in self._settings.items()))
+        lines = {"FLASK_APP": str(ROOT / "wsgi.py")} | self._settings  # FLASK_APP: from any folder
+        self.env_file.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
         self.made = self.flask("init")
 
     def start(self) -> None:
