@@ -5,11 +5,13 @@ member or a parameter that is not known is refused, since a misspelt filter that
 `errors[]` names each bad field by JSON pointer; a query parameter is pointed at as `/name`.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, TypeVar
 
 from flask import Request
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -35,6 +37,8 @@ _ERRORS_SHOWN = 50
 
 #: What is read and thrown away of a body that is too large, so that its sender gets to read the answer.
 _DRAIN_BYTES = 64 * 1024 * 1024
+
+_UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 Model = TypeVar("Model", bound=BaseModel)
 Value = TypeVar("Value")
@@ -65,13 +69,15 @@ def _time(value: Any) -> int:
         raise PydanticCustomError("format", "must be an RFC 3339 time such as 2026-01-01T00:00:00Z") from None
 
 
+def _uuid(value: str) -> str:
+    if not _UUID.fullmatch(value):
+        raise PydanticCustomError("format", "must be a UUID")
+    return value
+
+
 #: A time as RFC 3339 outside and as Unix milliseconds inside.
 Time = Annotated[int, BeforeValidator(_time), WithJsonSchema({"type": "string", "format": "date-time"})]
-Id = Annotated[
-    str,
-    Field(pattern=r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"),
-    WithJsonSchema({"type": "string", "format": "uuid"}),
-]
+Id = Annotated[str, AfterValidator(_uuid), WithJsonSchema({"type": "string", "format": "uuid"})]
 
 
 class ListQuery(Query):
@@ -158,7 +164,7 @@ def _too_large(max_bytes: int) -> TooLarge:
     return TooLarge(f"The body may have {max_bytes} bytes.")
 
 
-#: Pydantic's words for what is wrong, where ours say it shorter.
+#: Our words for what pydantic finds wrong; they go on after the name of the field.
 _CODES = {
     "missing": ("required", "is required"),
     "extra_forbidden": ("unknown", "is not known here"),
@@ -170,6 +176,14 @@ _CODES = {
     "string_type": ("type", "must be a string"),
     "bool_type": ("type", "must be true or false"),
     "int_type": ("type", "must be a whole number"),
+    "literal_error": ("choice", "must be {expected}"),
+    "greater_than_equal": ("range", "must be {ge} or more"),
+    "less_than_equal": ("range", "must be {le} or less"),
+    "string_too_short": ("length", "must have {min_length} or more characters"),
+    "string_too_long": ("length", "must have {max_length} or fewer characters"),
+    "too_short": ("length", "must have {min_length} or more entries"),
+    "too_long": ("length", "must have {max_length} or fewer entries"),
+    "string_pattern_mismatch": ("format", "must have the form {pattern}"),
 }
 
 
@@ -182,7 +196,7 @@ def _refusal(error: ValidationError, what: str) -> InvalidRequest:
 
 def _field(details: ErrorDetails) -> FieldError:
     code, text = _CODES.get(details["type"], ("", ""))
-    message = text or details["msg"][:1].lower() + details["msg"][1:]
+    message = text.format(**details.get("ctx", {})) or details["msg"][:1].lower() + details["msg"][1:]
     return FieldError(pointer(details["loc"]), code or details["type"], message)
 
 

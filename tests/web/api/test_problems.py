@@ -137,6 +137,21 @@ def test_a_bad_parameter_is_named(scene: Scene, caller: Caller, query: dict[str,
     assert answer.json["errors"][0]["pointer"] == pointer
 
 
+@pytest.mark.parametrize(
+    "query, words",
+    [
+        ({"limit": "201"}, "Query parameter limit must be 200 or less."),
+        ({"direction": "sideways"}, "Query parameter direction must be 'incoming' or 'outgoing'."),
+        ({"connectionId": "7"}, "Query parameter connectionId must be a UUID."),
+        ({"cursor": "x" * 513}, "Query parameter cursor must have 512 or fewer characters."),
+    ],
+)
+def test_what_is_allowed_is_said_in_a_sentence(
+    scene: Scene, caller: Caller, query: dict[str, str], words: str
+) -> None:
+    assert caller.get("/events/messages", **query).json["detail"] == words
+
+
 def test_a_call_without_parameters_refuses_them(scene: Scene, caller: Caller) -> None:
     answer = caller.get(f"/connections/{scene.connection.public_id}", verbose="1")
 
