@@ -33,6 +33,8 @@ GAUGE_CAP = 100_000
 #: Less room than this for the database is worth a word, bytes.
 _MIN_FREE_BYTES = 1024**3
 
+_MEND_DATABASE = "Mend the database first."
+
 
 class _Seen(NamedTuple):
     """What a check found: whether it is right, in words, and what to do if not."""
@@ -94,7 +96,7 @@ def _migrations() -> _Seen:
         with db.engine.connect() as connection:
             current = set(MigrationContext.configure(connection).get_current_heads())
     except SQLAlchemyError:
-        return _Seen(False, "cannot be read", "Mend the database first.")
+        return _Seen(False, "cannot be read", _MEND_DATABASE)
     if current == _heads():
         return _Seen(True, f"at {', '.join(sorted(current))}")
     shown = ", ".join(sorted(current)) or "nothing"
@@ -125,7 +127,7 @@ def _identity() -> _Seen:
         ours = identity.local_instance()
     except (Problem, SQLAlchemyError) as error:
         db.session.rollback()
-        return _Seen(False, _one_line(error), "Run `flask init`.")
+        return _Seen(False, _one_line(error), "Run `flask init`." if _database().ok else _MEND_DATABASE)
     try:
         identity.signer()
     except (Problem, ValueError) as error:
@@ -183,7 +185,7 @@ def _holds() -> _Seen:
         ).all()
     except SQLAlchemyError:
         db.session.rollback()
-        return _Seen(False, "cannot be read", "Mend the database first.")
+        return _Seen(False, "cannot be read", _MEND_DATABASE)
     if held:
         return _Seen(
             False,

@@ -125,6 +125,15 @@ def test_a_database_that_is_away_is_named(make_app: Callable[..., Flask]) -> Non
     assert called.headers["Retry-After"] == "5"
 
 
+def test_the_doctor_sends_nobody_to_init_for_a_database_that_is_away(make_app: Callable[..., Flask]) -> None:
+    away = make_app(DATABASE_URL="postgresql+psycopg://nobody@127.0.0.1:1/none")
+
+    with away.app_context():
+        fixes = {check["name"]: check["fix"] for check in health.doctor()}
+
+    assert fixes["identity"] == fixes["holds"] == "Mend the database first."
+
+
 def test_metrics_count_requests_and_show_what_waits(app: Flask, client: FlaskClient) -> None:
     metrics.start(settings().data_dir / "metrics", fresh=True)
     scene = make_scene()
