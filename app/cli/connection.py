@@ -49,6 +49,9 @@ def preview(url: str, output: str) -> None:
             "limits": seen.limits,
             "keyId": seen.key_id,
             "fingerprint": seen.fingerprint,
+            "pairingCode": seen.pairing_code,
+            "knownFingerprints": list(seen.known_fingerprints),
+            "isSelf": seen.is_self,
             "clockSkewMs": seen.clock_skew_ms,
             "latencyMs": seen.latency_ms,
         },
@@ -169,7 +172,7 @@ def verify(id_: str, workspace: str, output: str) -> None:
             "ok": seen.matched,
             "status": seen.status,
             "roundTripMs": seen.round_trip_ms,
-            "error": None if seen.matched else "another state came back than was sent",
+            "clockSkewMs": seen.clock_skew_ms,
         },
         output,
     )

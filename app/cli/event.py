@@ -28,6 +28,7 @@ from app.models import Direction, EventStatus, Workspace
 from app.outbox.dead_letters import retry_event
 from app.outbox.publish import NewEvent, Published, publish_event, publish_events
 from app.protocol.errors import Problem
+from app.protocol.event_types import check_event_type
 from app.reports.event_log import get_event_message, get_event_messages
 from app.reports.times import parse_rfc3339, rfc3339
 
@@ -103,6 +104,8 @@ def list_(
 ) -> None:
     """List events of both directions, the newest first."""
     place = workspace_named(workspace)
+    if event_type is not None:
+        check_event_type(event_type, "--type")
     page = get_event_messages(
         place.id,
         direction=direction,
@@ -153,7 +156,7 @@ def retry(event_id: str, connection: str | None, workspace: str, output: str) ->
     place = workspace_named(workspace)
     to = connection_id(place, connection) if connection else None
     taken = retry_event(place.id, message_id(place, event_id), to).count
-    print_one({"retried": taken}, output)
+    print_one({"count": taken, "dryRun": False, "groups": []}, output)
 
 
 event.add_command(verify)

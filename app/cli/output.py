@@ -16,7 +16,7 @@ import orjson
 import sqlalchemy as sa
 from flask.cli import AppGroup
 
-from app.errors import RemoteError
+from app.errors import InvalidCursor, RemoteError
 from app.protocol.canonical import loads
 from app.protocol.errors import InvalidRequest, NotFound, Problem
 from app.reports.paging import Page
@@ -59,6 +59,7 @@ NEXT_STEPS: Mapping[str, str] = {
     "overloaded": "Wait and try again; `flask doctor` tells what is missing.",
     "internal_error": "The log has the cause; `flask doctor` checks the instance.",
     "taken": "Choose another one.",
+    "invalid_cursor": "Without --cursor the list begins anew.",
     "invalid_request": "--help shows what is allowed.",
     "too_large": "Send less at once; GET /api/v1/federation/instance shows the limits.",
     "key_untrusted": "`flask connection show ID` shows the fingerprints; compare them with the other side.",
@@ -72,7 +73,7 @@ def failure_of(problem: Problem, exit_code: Exit | None = None) -> Failure:
     fields = "; ".join(f"{error.pointer.lstrip('/')}: {error.detail}" for error in problem.errors)
     said = fields.lstrip(": ") or problem.detail or problem.title
     cause = "taken" if any(error.code == "taken" for error in problem.errors) else problem.code
-    step = NEXT_STEPS.get(cause, _DEFAULT_STEP)
+    step = "" if "`flask " in said else NEXT_STEPS.get(cause, _DEFAULT_STEP)
     return Failure(f"{_sentence(said)} {step}", exit_code or _exit_of(problem))
 
 
@@ -219,4 +220,4 @@ def _exit_of(problem: Problem) -> Exit:
         return Exit.NOT_FOUND
     if isinstance(problem, RemoteError):
         return Exit.FAILED
-    return Exit.USAGE if isinstance(problem, InvalidRequest) else Exit.FAILED
+    return Exit.USAGE if isinstance(problem, (InvalidRequest, InvalidCursor)) else Exit.FAILED

@@ -71,6 +71,12 @@ def test_a_bad_field_is_named_once() -> None:
     assert failure.message == "slug: has a wrong form. --help shows what is allowed."
 
 
+def test_a_refusal_that_names_a_command_itself_gets_no_other_step() -> None:
+    failure = failure_of(InvalidState("The key is another one: run `flask key reencrypt`."))
+
+    assert failure.message == "The key is another one: run `flask key reencrypt`."
+
+
 def test_problems_inside_a_command_end_it() -> None:
     with pytest.raises(Failure) as caught, errors_in_one_line():
         raise NotFound("There is no such thing")

@@ -20,6 +20,7 @@ def test_two_instances_by_commands_alone(pair: tuple[Instance, Instance]) -> Non
     alpha, beta = pair
 
     seen = alpha.cli("connection", "preview", beta.base_url, "-o", "json")
+    told = alpha.post("/connections/preview", {"remoteUrl": beta.base_url})
     asked = alpha.cli("connection", "request", beta.base_url, "--note", "hello", "-o", "json")
     beta.wait_for(connection_of(beta, alpha, "pending"), "the request")
     accepted = beta.cli("connection", "accept", alpha.base_url, "-o", "json")
@@ -33,9 +34,12 @@ def test_two_instances_by_commands_alone(pair: tuple[Instance, Instance]) -> Non
     sent = alpha.cli("event", "show", published["messageId"], "--why", "-o", "json")
     got = beta.cli("event", "show", "last", "-o", "json")
 
+    assert seen.keys() == told.keys()
+    assert seen["pairingCode"] == asked["pairingCode"]
     assert seen["fingerprint"] == beta.cli("key", "list", "-o", "json")["data"][0]["fingerprint"]
     assert asked["pairingCode"] == accepted["pairingCode"]
     assert (accepted["status"], accepted["note"]) == ("active", "hello")
+    assert tested.keys() == {"connectionId", "ok", "status", "roundTripMs", "clockSkewMs"}
     assert tested["ok"] is True
     assert tested["roundTripMs"] >= 0
     assert (wish["status"], granted["status"]) == ("pending", "active")
