@@ -37,6 +37,9 @@ test: $(DEV) ## All tests, on SQLite and on PostgreSQL, with coverage
 	@rm -f .coverage .coverage.*
 	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal --cov --cov-report=term $(TEST_ARGS)
 
+retest: $(DEV) ## The tests that failed in the last run, one after the other
+	@$(BIN)/python -m pytest -p no:randomly --last-failed --last-failed-no-failures none $(TEST_ARGS)
+
 check: $(DEV) ## Lint, format, types, architecture
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet .
