@@ -49,6 +49,8 @@ _SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 #: A child that lived so long ended for a reason of its own and is started again at once, in seconds.
 _HEALTHY_AFTER_S = 10.0
 _FIRST_DELAY_S = 0.1
+#: Exit code of a process that has said in one line why nothing can start.
+_SAID_WHY = 3
 _LONGEST_DELAY_S = 5.0
 #: How long children may take to finish what they have in hand, in seconds; then they are killed.
 _GRACE_S = 25.0
@@ -133,10 +135,12 @@ class Supervisor:
         server.serve(self._app, self._config, self._listener)
 
     def _migrate(self) -> None:
-        """Bring the database up to date in a process of its own. Raises CannotStart."""
+        """Bring the database up to date in a process of its own. Raises CannotStart, or ends as it did."""
         child = Child("migrations", self._prepare_in_context)
         self._start(child)
         _, status = os.waitpid(child.pid, 0)
+        if os.waitstatus_to_exitcode(status) == _SAID_WHY:
+            sys.exit(1)
         if status:
             raise CannotStart("The database could not be brought up to date; the lines above say why.")
 
@@ -284,9 +288,9 @@ def restart_delay_s(failures: int) -> float:
 
 
 def _complain(line: str) -> int:
-    """Say why nothing can start; the exit code."""
+    """Say why nothing can start; the exit code of the process that knows."""
     sys.stderr.write(f"{line}\n")
-    return 1
+    return _SAID_WHY
 
 
 def _send(children: list[Child], number: int) -> None:

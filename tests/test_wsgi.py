@@ -1,8 +1,10 @@
 """The start: one line and exit code 2 for a setting that cannot be right, and help all the same."""
 
 import os
+import socket
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,18 @@ def test_help_lists_what_keeps_an_instance_running(tmp_path: Path) -> None:
     assert {"up", "worker", "schedule"} <= {
         line.split()[0] for line in ended.stdout.splitlines() if line.strip()
     }
+
+
+def test_another_instance_id_than_that_of_the_database_stops_the_start_with_one_line(tmp_path: Path) -> None:
+    made = flask("init", DATA_DIR=str(tmp_path))
+    other = str(uuid.uuid4())
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    ended = flask("up", DATA_DIR=str(tmp_path), INSTANCE_ID=other, BIND=f"127.0.0.1:{port}")
+
+    assert made.returncode == 0
+    assert ended.returncode == 1
+    said = [line for line in ended.stderr.splitlines() if not line.startswith("{")]
+    assert len(said) == 1
+    assert said[0].startswith(f"INSTANCE_ID is {other}, but this database belongs to ")

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
+from functools import wraps
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -16,7 +17,9 @@ import orjson
 import sqlalchemy as sa
 from flask.cli import AppGroup
 
+from app.config import settings
 from app.errors import InvalidCursor, RemoteError
+from app.federation import identity
 from app.protocol.canonical import loads
 from app.protocol.errors import InvalidRequest, NotFound, Problem
 from app.reports.paging import Page
@@ -48,7 +51,8 @@ class Failure(click.ClickException):
 
 #: What to do after an error of this code; commands add nothing where the detail says it already.
 NEXT_STEPS: Mapping[str, str] = {
-    "connection_exists": "`flask connection list` shows it; --replace asks to replace an open one.",
+    "connection_exists": "`flask connection list` shows it; `flask connection disconnect` withdraws a "
+    "request that waits, and --replace asks to replace an open connection.",
     "invalid_state": "`flask connection show ID` and `flask subscription list` tell the present state.",
     "subscription_exists": "`flask subscription list` shows it.",
     "not_found": "The `list` commands show what there is; --workspace chooses another workspace.",
@@ -105,6 +109,22 @@ class Command(click.Command):
 
 class Group(AppGroup):
     """A group of commands that run in the app's context and whose errors are one line."""
+
+    def command(  # type: ignore[override]
+        self, *args: Any, **kwargs: Any
+    ) -> Callable[[Callable[..., Any]], click.Command]:
+        """Add a command that first sees whether this is the instance that is meant."""
+        add = super().command(*args, **kwargs)
+
+        def decorate(act: Callable[..., Any]) -> click.Command:
+            @wraps(act)
+            def checked(*given: Any, **named: Any) -> Any:
+                identity.check_instance_id(settings())
+                return act(*given, **named)
+
+            return add(checked)
+
+        return decorate
 
     def invoke(self, ctx: click.Context) -> Any:
         with errors_in_one_line():

@@ -9,7 +9,7 @@ from flask_migrate import upgrade
 
 from app import metrics, server, supervisor
 from app.access import workspaces
-from app.cli.output import Failure
+from app.cli.output import Command, Failure
 from app.config import settings
 from app.federation import identity
 from app.jobs import schedule as scheduler
@@ -23,7 +23,7 @@ def prepare() -> None:
     workspaces.ensure_default()
 
 
-@click.command()
+@click.command(cls=Command)
 @with_appcontext
 def up() -> None:
     """Run everything one instance needs; prints `ready BASE_URL` when it answers. Ends with Ctrl-C."""
@@ -34,11 +34,12 @@ def up() -> None:
         raise Failure(str(error)) from None
 
 
-@click.command()
+@click.command(cls=Command)
 @with_appcontext
 def web() -> None:
     """Run the web processes alone, for those who run the parts themselves."""
     app = current_app._get_current_object()  # type: ignore[attr-defined]
+    identity.check_instance_id(settings())
     try:
         listener = server.listen(settings().bind)
     except server.PortTaken as error:
@@ -47,7 +48,7 @@ def web() -> None:
     server.serve(app, settings(), listener)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--failing", is_flag=True, help="Serve connections whose last delivery failed, and those alone."
 )
@@ -55,14 +56,16 @@ def web() -> None:
 def worker(failing: bool) -> None:
     """Run one worker of the queues; one --failing is needed too. Ends after the job in hand."""
     app = current_app._get_current_object()  # type: ignore[attr-defined]
+    identity.check_instance_id(settings())
     _count()
     workers.run(app, settings(), workers.FAILING if failing else workers.ORDINARY)
 
 
-@click.command()
+@click.command(cls=Command)
 @with_appcontext
 def schedule() -> None:
     """Run the scheduler, which finds what is due. A second one does no harm."""
+    identity.check_instance_id(settings())
     _count()
     scheduler.run(current_app._get_current_object())  # type: ignore[attr-defined]
 

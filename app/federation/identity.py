@@ -107,6 +107,12 @@ def ensure_identity(config: Config) -> None:
             db.session.add(key)
 
 
+def check_instance_id(config: Config) -> None:
+    """Pass unless INSTANCE_ID is set to another identity than the one that is kept: InvalidState."""
+    if config.instance_id is not None:
+        _check_kept(db.session.scalar(sa.select(Instance.instance_id)), config)
+
+
 def local_instance() -> LocalInstance:
     """Who we are. Raises InvalidState before `ensure_identity` was called on this database."""
     known = _current()
@@ -231,6 +237,7 @@ def _read(known: _Known | None) -> _Known:
     key = _active_key()
     if instance_id is None or key is None:
         raise InvalidState("This instance has no identity yet; `flask init` makes it.")
+    _check_kept(instance_id, settings())
     if known is not None and known.key.key_id == key.key_id and known.instance_id == instance_id:
         known.read_at_s = clock.monotonic()
         return known
@@ -284,8 +291,15 @@ def _ensure_instance(config: Config) -> None:
             if db.session.get(Instance, 1) is None:
                 _insert_instance(config.instance_id or str(uuid.uuid4()))
         kept = db.session.scalar(sa.select(Instance.instance_id))
-    if config.instance_id is not None and kept != config.instance_id:
-        raise InvalidState(f"INSTANCE_ID is {config.instance_id}, but this database belongs to {kept}.")
+    _check_kept(kept, config)
+
+
+def _check_kept(kept: str | None, config: Config) -> None:
+    if None not in (kept, config.instance_id) and kept != config.instance_id:
+        raise InvalidState(
+            f"INSTANCE_ID is {config.instance_id}, but this database belongs to {kept}. Leave INSTANCE_ID "
+            "out or correct it; `flask doctor` looks again."
+        )
 
 
 def _insert_instance(instance_id: str) -> None:

@@ -23,7 +23,7 @@ from app.federation import identity
 from app.federation.lifecycle import sending_clause
 from app.metrics import Gauge
 from app.models import Connection, Delivery
-from app.protocol.errors import Problem
+from app.protocol.errors import InvalidState, Problem
 from app.protocol.states import ConnectionStatus, DeliveryState
 from app.reports.details import Check
 
@@ -123,6 +123,12 @@ def _worker() -> _Seen:
 
 
 def _identity() -> _Seen:
+    try:
+        identity.check_instance_id(settings())
+    except InvalidState as error:
+        return _Seen(False, error.detail, "Give INSTANCE_ID as the database has it, or leave it out.")
+    except SQLAlchemyError:
+        db.session.rollback()
     try:
         ours = identity.local_instance()
     except (Problem, SQLAlchemyError) as error:
