@@ -234,6 +234,8 @@ def resume(connection_id: int, reason: str | None = None) -> Connection:
         if resuming and connection.inbound_open_until is not None:
             raise InvalidState("It was resumed already; the other side has not answered yet.")
         connection.inbound_open_until = clock.now_ms() + lifecycle.ANSWER_LIFE_MS
+        # What the suspension said is over; while the peer's own stands, so does its reason.
+        connection.reason = reason if not connection.suspended_by_peer else reason or connection.reason
         lifecycle.touch(connection)
         control = controls.queue_control(connection, ControlType.CONNECTION_RESUME, wire.Reason(reason))
     return _answered(connection_id, control)
@@ -374,8 +376,10 @@ def request_replay(
     """Ask the peer to send again what it numbered for us; ranges are inclusive, times in ms. Commits.
 
     Returns the message with its answer, if that came within 2 s. Raises NotFound, InvalidState unless
-    active.
+    active, InvalidRequest at /toSequence or /until if a range ends before it begins.
     """
+    wire.check_range(from_sequence, to_sequence, "/toSequence")
+    wire.check_range(since, until, "/until")
     with transaction():
         connection = lifecycle.lock(connection_id)
         if connection.status is not ConnectionStatus.ACTIVE:

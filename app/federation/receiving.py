@@ -227,9 +227,11 @@ def _suspend(connection: Connection, message: VerifiedControl) -> Verdict:
     return _state(connection)
 
 
-def _resume(connection: Connection, _message: VerifiedControl) -> Verdict:
+def _resume(connection: Connection, message: VerifiedControl) -> Verdict:
     if connection.suspended_by_peer:
         connection.suspended_by_peer = False
+        if not connection.suspended_by_me:
+            connection.reason = message.payload_as(wire.Reason).reason
         resuming = connection.inbound_open_until
         lifecycle.activate(connection)
         connection.inbound_open_until = resuming if connection.suspended_by_me else None

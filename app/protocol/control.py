@@ -416,8 +416,8 @@ def _parse_replay_request(payload: Object, pointer: str) -> ReplayRequest:
         until=optional(read_integer, payload, "until", pointer),
         event_types=optional(_read_patterns, payload, "eventTypes", pointer),
     )
-    _check_range(request.from_sequence, request.to_sequence, f"{pointer}/toSequence")
-    _check_range(request.since, request.until, f"{pointer}/until")
+    check_range(request.from_sequence, request.to_sequence, f"{pointer}/toSequence")
+    check_range(request.since, request.until, f"{pointer}/until")
     return request
 
 
@@ -426,7 +426,8 @@ def _read_patterns(payload: Object, name: str, pointer: str) -> tuple[str, ...]:
     return tuple(check_pattern(value, f"{pointer}/{name}/{i}") for i, value in enumerate(values))
 
 
-def _check_range(first: int | None, last: int | None, pointer: str) -> None:
+def check_range(first: int | None, last: int | None, pointer: str) -> None:
+    """Refuse a range, whose ends belong to it, that ends before it begins. Raises InvalidRequest."""
     if first is not None and last is not None and last < first:
         raise invalid(pointer, "is before the beginning of the range", "range")
 
@@ -447,7 +448,7 @@ def _parse_gap(payload: Object, pointer: str) -> Gap:
         to_sequence=read_integer(payload, "toSequence", pointer, 1),
         reason=read_choice(payload, "reason", pointer, GapReason),
     )
-    _check_range(gap.from_sequence, gap.to_sequence, f"{pointer}/toSequence")
+    check_range(gap.from_sequence, gap.to_sequence, f"{pointer}/toSequence")
     if gap.to_sequence - gap.from_sequence >= MAX_GAP:
         raise invalid(f"{pointer}/toSequence", f"one gap covers at most {MAX_GAP}", "limit")
     return gap

@@ -360,3 +360,18 @@ def test_what_a_person_compared_is_noted(connected: Pair) -> None:
 
 def _instance_id(side: Side) -> str:
     return side.do(identity.local_instance).instance_id
+
+
+@pytest.mark.parametrize("said", [None, "the move is done"])
+def test_a_resume_ends_the_reason_of_the_suspension_on_both_sides(connected: Pair, said: str | None) -> None:
+    connection_id = connected.alpha.connection().id
+    connected.alpha.do(connections.suspend, connection_id, "we move")
+    connected.settle()
+    before = connected.beta.connection().reason
+
+    connected.alpha.do(connections.resume, connection_id, said)
+    connected.settle()
+
+    assert before == "we move"
+    assert connected.alpha.connection().reason == said
+    assert connected.beta.connection().reason == said
