@@ -66,6 +66,8 @@ _CONNECT_TIMEOUT_S = 1.0
 _ANSWER_TIMEOUT_S = 5.0
 #: After a failure, wake-ups are not even tried for this long: callers should not wait for each one.
 _PAUSE_S = 1.0
+#: How often a Redis that stays away is spoken of, in seconds.
+_SAY_AGAIN_S = 60.0
 
 _WORKERS = "tidings:workers"
 
@@ -114,6 +116,8 @@ class _Link:
             name: Queue(name, connection=self.client, serializer=JSONSerializer) for name in QUEUES
         }
         self.paused_until = 0.0
+        #: When it was last said that Redis is away, on the monotonic clock; None while it answers.
+        self.said_away_at: float | None = None
 
 
 def init_app(app: Flask, config: Config) -> None:
@@ -208,11 +212,23 @@ def _best_effort(event: str, act: Any, **fields: Any) -> bool:
     if time.monotonic() < link.paused_until:
         return False
     try:
-        return bool(act())
+        done = bool(act())
     except redis.RedisError as error:
         link.paused_until = time.monotonic() + _PAUSE_S
-        log.warning(event, extra={**fields, "error": str(error)})
+        _say_away(event, error, **fields)
         return False
+    if link.said_away_at is not None:
+        link.said_away_at = None
+        log.warning("queue.redis_back")
+    return done
+
+
+def _say_away(event: str, error: redis.RedisError, **fields: Any) -> None:
+    """One line when Redis goes away, then at most one a minute, whatever was wanted of it."""
+    link, now = _link(), time.monotonic()
+    if link.said_away_at is None or now - link.said_away_at >= _SAY_AGAIN_S:
+        link.said_away_at = now
+        log.warning(event, extra={**fields, "error": str(error)})
 
 
 def signal(name: str) -> None:
@@ -248,7 +264,7 @@ def first_use_of_nonce(instance_id: str, nonce: str) -> bool:
     try:
         return bool(redis_client().set(f"tidings:nonce:{instance_id}:{nonce}", 1, nx=True, ex=NONCE_TTL_S))
     except redis.RedisError as error:
-        log.warning("queue.nonce_failed", extra={"error": str(error)})
+        _say_away("queue.nonce_failed", error)
         raise Overloaded("Nonces cannot be checked now.") from None
 
 

@@ -190,3 +190,17 @@ def test_sentinel_is_asked_for_the_master(tmp_path: Path) -> None:
     assert client.connection_pool.service_name == "main"
     sentinels = client.connection_pool.sentinel_manager.sentinels
     assert [s.connection_pool.connection_kwargs["port"] for s in sentinels] == [26379, 7]
+
+
+def test_a_redis_that_is_away_is_spoken_of_once_a_minute(
+    without_redis: Flask, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "_PAUSE_S", 0.0)
+
+    with without_redis.app_context():
+        for number in range(5):
+            queue.signal(f"signal {number}")
+        with pytest.raises(Overloaded):
+            queue.first_use_of_nonce("an instance", "nonce")
+
+    assert [record.message for record in caplog.records] == ["queue.signal_failed"]

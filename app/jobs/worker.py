@@ -36,6 +36,8 @@ WORKER_TTL_S = 30
 RQ_BEAT_EVERY_S = 1.0
 MAINTENANCE_EVERY_S = 10
 JOB_MONITORING_EVERY_S = 5
+#: How often a Redis that stays away is spoken of, in seconds.
+SAY_AGAIN_S = 60.0
 #: Longest pause between two attempts to reach Redis, in seconds; RQ's default is 60.
 RECONNECT_WITHIN_S = 1
 
@@ -45,11 +47,35 @@ ORDINARY = (queue.DELIVERIES, queue.CONTROLS, queue.MAINTENANCE)
 FAILING = (queue.DELIVERIES_FAILING, queue.STRANGERS)
 
 
+class Absence:
+    """Says that Redis is away: once when it goes, then at most once a minute, and once when it is back."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._said_at = float("-inf")
+
+    def note(self, error: redis.RedisError) -> None:
+        """An attempt failed."""
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        if now - self._said_at >= SAY_AGAIN_S:
+            self._said_at = now
+            extra = {"error": str(error), "away_s": round(now - self._since)}
+            log.warning("worker.redis_away", extra=extra)
+
+    def end(self) -> None:
+        """An attempt passed."""
+        if self._since is not None:
+            log.warning("worker.redis_back", extra={"away_s": round(time.monotonic() - self._since)})
+            self._since, self._said_at = None, float("-inf")
+
+
 class Worker(SimpleWorker):
     """RQ's worker in this process, with an app context for each job."""
 
     max_connection_wait_time = RECONNECT_WITHIN_S
     app: Flask
+    away: Absence
     #: Set when the process was asked to end; RQ itself forgets it while the worker is idle.
     asked: threading.Event
     _beaten_at = float("-inf")
@@ -64,7 +90,14 @@ class Worker(SimpleWorker):
         if timeout is None and pipeline is None and time.monotonic() - self._beaten_at < RQ_BEAT_EVERY_S:
             return
         self._beaten_at = time.monotonic()
-        super().heartbeat(timeout, pipeline)
+        try:
+            super().heartbeat(timeout, pipeline)
+        except redis.RedisError as error:
+            # RQ itself waits and tries again; only the first of these would be news.
+            self.away.note(error)
+            raise
+        if pipeline is None:
+            self.away.end()
 
     def check_for_suspension(self, burst: bool) -> None:
         """Before each job: end if that was asked for before RQ's own handlers were there."""
@@ -100,15 +133,24 @@ def run(app: Flask, config: Config, queues: Sequence[str]) -> None:
     asked = threading.Event()
     _listen(asked)
     threading.Thread(target=_beat, args=(app, os.getppid()), daemon=True, name="beat").start()
+    away = Absence()
+    logging.getLogger("rq.worker").addFilter(_is_news)
     while not asked.is_set():
         try:
-            make(app, config, queues, asked).work(logging_level="WARNING")
+            worker = make(app, config, queues, asked)
+            worker.away = away
+            worker.work(logging_level="WARNING")
         except redis.RedisError as error:
-            log.warning("worker.redis_away", extra={"error": str(error)})
+            away.note(error)
         _listen(asked)
         asked.wait(RECONNECT_WITHIN_S)
     with app.app_context(), contextlib.suppress(redis.RedisError):
         queue.farewell()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether RQ says something that `Absence` does not: it speaks of a Redis that is away each second."""
+    return "could not connect to Redis" not in str(record.msg)
 
 
 def _listen(asked: threading.Event) -> None:
@@ -130,7 +172,7 @@ def make(app: Flask, config: Config, queues: Sequence[str], asked: threading.Eve
         default_result_ttl=0,
         log_job_description=False,
     )
-    worker.app, worker.asked = app, asked
+    worker.app, worker.asked, worker.away = app, asked, Absence()
     return worker
 
 

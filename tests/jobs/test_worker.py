@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+import redis
 from flask import Flask
 from rq.registry import FailedJobRegistry
 from rq.serializers import JSONSerializer
@@ -136,3 +137,23 @@ def test_a_worker_ends_with_a_parent_that_died(app: Flask) -> None:
     os.close(write_end)
 
     until(lambda: queue.live_workers() == [], f"the end of {orphan}", 15)
+
+
+def test_the_absence_of_redis_is_one_line_and_its_return_another(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(worker.time, "monotonic", lambda: now)
+    absence = worker.Absence()
+
+    for _ in range(70):
+        absence.note(redis.ConnectionError("refused"))
+        now += 1
+    absence.end()
+    absence.end()
+
+    assert [record.message for record in caplog.records] == [
+        "worker.redis_away",
+        "worker.redis_away",
+        "worker.redis_back",
+    ]
