@@ -12,10 +12,10 @@ def authenticate(authorization: str | None) -> Bearer:
 
     What exactly was wrong with a token is not told: whoever guesses learns nothing.
     """
-    if authorization is None:
+    scheme, _, secret = (authorization or "").partition(" ")
+    if scheme.lower() != "bearer":
         raise Unauthenticated("Send the header Authorization: Bearer tdg_… with a token of this instance.")
-    scheme, _, secret = authorization.partition(" ")
-    bearer = tokens.find(secret.strip()) if scheme.lower() == "bearer" else None
+    bearer = tokens.find(secret.strip())
     if bearer is None:
         raise Unauthenticated("The bearer token is unknown or was revoked.")
     return bearer

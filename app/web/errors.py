@@ -55,7 +55,7 @@ def answer_problem(problem: Problem) -> Response:
     if isinstance(problem, protocol.MethodNotAllowed) and problem.allow:
         response.headers["Allow"] = ", ".join(problem.allow)
     if isinstance(problem, Unauthenticated):
-        given = "Authorization" in request.headers
+        given = request.headers.get("Authorization", "").partition(" ")[0].lower() == "bearer"
         response.headers["WWW-Authenticate"] = 'Bearer realm="tidings"' + (
             ', error="invalid_token"' if given else ""
         )

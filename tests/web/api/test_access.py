@@ -18,6 +18,9 @@ def test_a_call_without_a_good_token_is_401(scene: Scene, client: FlaskClient, h
     assert answer.mimetype == "application/problem+json"
     assert answer.json["code"] == "authentication_failed"
     assert answer.headers["WWW-Authenticate"].startswith('Bearer realm="tidings"')
+    # Of a token that was not sent, nothing is said.
+    sent = header is not None and header.startswith("Bearer")
+    assert ("invalid_token" in answer.headers["WWW-Authenticate"]) == sent
 
 
 def test_a_revoked_token_is_401(scene: Scene, client: FlaskClient) -> None:
