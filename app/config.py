@@ -280,9 +280,9 @@ SETTINGS: tuple[Setting, ...] = (
         "FEDERATION_ALLOWED_NETWORKS",
         "CIDRs",
         "",
-        "networks such as 10.0.0.0/8 or fd00::/8 separated by commas",
+        "networks such as 10.0.0.0/8 or fd00::/8, without host bits, separated by commas",
         "Private networks that may be called, and over plain http.",
-        _list(lambda text: ipaddress.ip_network(text, strict=False)),
+        _list(ipaddress.ip_network),
         "none",
     ),
     Setting(
@@ -386,9 +386,10 @@ class Config:
     clock_offset_ms: int
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str]) -> "Config":
+    def from_env(cls, environ: Mapping[str, str], *, make: bool = True) -> "Config":
         """Read all settings. Makes the data folder and its secret key if they are missing.
 
+        make: if False, nothing is made, and a secret key that is missing is empty.
         Raises SettingInvalid for the first setting that cannot be right.
         """
         values = _values(environ)
@@ -396,8 +397,12 @@ class Config:
             raise _refusal("CLOCK_OFFSET_MS", environ)
         data_dir = cast(Path, values["data_dir"])
         try:
-            data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            values["secret_key"] = values["secret_key"] or _kept_secret_key(data_dir)
+            if make:
+                data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+                values["secret_key"] = values["secret_key"] or _kept_secret_key(data_dir)
+            elif not values["secret_key"]:
+                path = data_dir / SECRET_KEY_FILE
+                values["secret_key"] = _read_secret_key(path) if path.exists() else ""
         except OSError:
             raise _refusal("DATA_DIR", environ) from None
         return cls(**values)

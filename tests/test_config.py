@@ -104,6 +104,7 @@ def test_redis_is_reached_in_every_documented_way(tmp_path: Path, url: str) -> N
         ("REDIS_URL", "sentinel://a"),
         ("DATA_DIR", "/proc/nowhere"),
         ("FEDERATION_ALLOWED_NETWORKS", "10.0.0.0/33"),
+        ("FEDERATION_ALLOWED_NETWORKS", "10.0.0.1/8"),
         ("FEDERATION_AUTO_ACCEPT", "https://a.example, b.example"),
         ("FEDERATION_AUTO_GRANT", "Task.*"),
         ("FEDERATION_BLOCKED", "somebody"),
