@@ -214,7 +214,10 @@ def refuse_keys(bearer: Bearer, connection_id: str, body: Steering) -> Connectio
     problems=(InvalidState,),
 )
 def request_replay(bearer: Bearer, connection_id: str, body: ReplayRange) -> ReplayDetails:
-    """Ask the peer to send events again."""
+    """Ask the peer to send events again.
+
+    Peers of this version cannot yet do so, and answer `replay_gone`.
+    """
     control = connections.request_replay(
         connection_row(bearer.workspace_id, connection_id).id,
         from_sequence=body.from_sequence,
