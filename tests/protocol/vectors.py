@@ -10,10 +10,15 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = {"shared": ROOT / "tests" / "vectors", "published": ROOT / "docs" / "vectors"}
 
 
+def text(which: str, name: str) -> str:
+    """One file of one set, as it is."""
+    return (FOLDERS[which] / name).read_text("utf-8")
+
+
 @cache
 def read(which: str, name: str) -> Any:
     """One file of one set."""
-    return json.loads((FOLDERS[which] / name).read_text("utf-8"))
+    return json.loads(text(which, name))
 
 
 def cases(name: str, member: str) -> list[tuple[str, Any]]:
