@@ -3,13 +3,14 @@
 A setting that cannot be right ends the process with one line and exit code 2.
 """
 
+import logging
 import os
 import sys
 
 from dotenv import dotenv_values
 from flask import Flask
 
-from app import create_app, log
+from app import cli, create_app, log
 from app.config import ROOT, Config, SettingInvalid
 
 
@@ -22,10 +23,14 @@ def environment() -> dict[str, str]:
 
 def make_app() -> Flask:
     """The app as the environment wants it."""
-    log.configure()
+    command = cli.command_of(sys.argv)
+    if cli.is_brief(command):
+        log.configure(as_json=False, level=logging.WARNING)
+    else:
+        log.configure()
     environ = environment()
     try:
-        return create_app(Config.from_env(environ))
+        return create_app(Config.from_env(environ, make=not cli.makes_nothing(command)))
     except SettingInvalid as problem:
         if "--help" in sys.argv:
             # Whoever asks for help is perhaps about to mend the setting.

@@ -5,6 +5,7 @@ starts by reading and writes later is refused when somebody else wrote in betwee
 and see one snapshot. PostgreSQL runs READ COMMITTED; whoever decides by what was read locks the row first.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,6 +105,12 @@ def transaction() -> Iterator[None]:
         raise
     finally:
         session.info.pop(_WRITE, None)
+
+
+def missing_file() -> str | None:
+    """Path of the SQLite database if it is a file that is not there; connecting would make it."""
+    path = db.engine.url.database
+    return path if is_sqlite() and path and path != ":memory:" and not os.path.exists(path) else None
 
 
 def is_sqlite() -> bool:

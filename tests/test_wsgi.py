@@ -76,3 +76,21 @@ def test_another_instance_id_than_that_of_the_database_stops_the_start_with_one_
     said = [line for line in ended.stderr.splitlines() if not line.startswith("{")]
     assert len(said) == 1
     assert said[0].startswith(f"INSTANCE_ID is {other}, but this database belongs to ")
+
+
+@pytest.mark.parametrize("args", [("doctor",), ("connection", "list"), ("instance", "show")])
+def test_a_command_that_looks_makes_no_folder_and_no_database(tmp_path: Path, args: tuple[str, ...]) -> None:
+    ended = flask(*args, DATA_DIR=str(tmp_path / "mistyped"), DATABASE_URL="")
+
+    assert ended.returncode == 1
+    assert "here is no database here" in ended.stdout + ended.stderr
+    assert "`flask init`" in ended.stdout + ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_that_people_wait_for_writes_no_log_lines_for_machines(tmp_path: Path) -> None:
+    said = [flask(*args, DATA_DIR=str(tmp_path)) for args in (("init",), ("key", "rotate", "--no-wait"))]
+
+    assert [ended.returncode for ended in said] == [0, 0]
+    lines = "".join(ended.stderr for ended in said).splitlines()
+    assert not [line for line in lines if line.startswith("{") or " info " in line]

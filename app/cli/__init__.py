@@ -1,10 +1,13 @@
 """The command line: Flask's own `flask`, from the project's root."""
 
+from collections.abc import Sequence
+
 import click
 from flask import Flask
 
 from app.cli import connection, doctor, event, init, instance, key, subscription, token, up, user, workspace
 from app.cli.demo import command as demo
+from app.cli.output import Group
 
 
 def commands() -> tuple[click.Command, ...]:
@@ -26,6 +29,25 @@ def commands() -> tuple[click.Command, ...]:
         doctor.doctor,
         demo.demo,
     )
+
+
+def command_of(arguments: Sequence[str]) -> str | None:
+    """Name of our command in a command line; None for a server that imports the app, and for Flask's own."""
+    names = {command.name for command in commands()}
+    return next((word for word in arguments[1:] if word in names), None)
+
+
+def makes_nothing(name: str | None) -> bool:
+    """Whether the command works with an instance that is there, and makes none."""
+    return any(
+        command.name == name and (isinstance(command, Group) or command is doctor.doctor)
+        for command in commands()
+    )
+
+
+def is_brief(name: str | None) -> bool:
+    """Whether people wait for the command's end, and read what it says."""
+    return name in (init.init.name, demo.demo.name) or makes_nothing(name)
 
 
 def register(app: Flask) -> None:

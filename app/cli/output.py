@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from flask.cli import AppGroup
 
 from app.config import settings
+from app.database import missing_file
 from app.errors import InvalidCursor, RemoteError
 from app.federation import identity
 from app.protocol.canonical import loads
@@ -119,6 +120,10 @@ class Group(AppGroup):
         def decorate(act: Callable[..., Any]) -> click.Command:
             @wraps(act)
             def checked(*given: Any, **named: Any) -> Any:
+                if path := missing_file():
+                    raise Failure(
+                        f"There is no database here ({path}); run `flask init`, or correct DATA_DIR."
+                    )
                 identity.check_instance_id(settings())
                 return act(*given, **named)
 

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app import queue
 from app.config import ROOT, is_loopback, settings
-from app.database import db
+from app.database import db, missing_file
 from app.federation import identity
 from app.federation.lifecycle import sending_clause
 from app.metrics import Gauge
@@ -71,6 +71,8 @@ def _run(*checks: tuple[str, Callable[[], _Seen]]) -> list[Check]:
 
 
 def _database() -> _Seen:
+    if path := missing_file():
+        return _Seen(False, f"there is no database here ({path})", "Run `flask init`, or correct DATA_DIR.")
     try:
         db.session.execute(sa.text("SELECT 1"))
     except SQLAlchemyError as error:
@@ -92,6 +94,8 @@ def _redis() -> _Seen:
 
 
 def _migrations() -> _Seen:
+    if missing_file():
+        return _Seen(False, "there is no database", _MEND_DATABASE)
     try:
         with db.engine.connect() as connection:
             current = set(MigrationContext.configure(connection).get_current_heads())
@@ -123,6 +127,8 @@ def _worker() -> _Seen:
 
 
 def _identity() -> _Seen:
+    if missing_file():
+        return _Seen(False, "there is no database", _MEND_DATABASE)
     try:
         identity.check_instance_id(settings())
     except InvalidState as error:
@@ -157,6 +163,8 @@ def _settings() -> _Seen:
 
 def _data_folder() -> _Seen:
     folder = settings().data_dir
+    if not folder.exists():
+        return _Seen(False, f"{folder} is not there", "Run `flask init`, or correct DATA_DIR.")
     if os.access(folder, os.W_OK | os.X_OK):
         return _Seen(True, f"{folder} can be written")
     return _Seen(False, f"{folder} cannot be written", "Give this user the folder, or set DATA_DIR.")
@@ -182,6 +190,8 @@ def _queues() -> _Seen:
 
 
 def _holds() -> _Seen:
+    if missing_file():
+        return _Seen(False, "there is no database", _MEND_DATABASE)
     try:
         held = db.session.scalars(
             sa.select(Connection.public_id).where(
