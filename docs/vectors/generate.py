@@ -2,7 +2,7 @@
 
 Everything follows from the private keys in keys.json and from fixed ids and times, and both
 kinds of signatures are deterministic, so the same bytes come out every time. Who takes part
-is in cast.py, the requests with their answers are in request_cases.py.
+is in cast.py, the requests with their answers are in request_cases.py, made by request_desk.py.
 """
 
 import base64
