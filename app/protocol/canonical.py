@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import orjson
 import rfc8785
 
-from app.protocol.errors import InvalidRequest, invalid
+from app.protocol.errors import FieldError, InvalidRequest, invalid
 
 #: §1.1, of one message: nesting (the top object is 1) and values (keys do not count).
 MAX_DEPTH = 32
@@ -42,7 +42,12 @@ def loads(raw: bytes) -> Any:
             return value
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         pass  # The slow path tells why, or finds that it is right after all.
-    return _loads_strictly(raw)
+    try:
+        return _loads_strictly(raw)
+    except InvalidRequest as refused:
+        # The reader does not tell where it is: the pointer is the body's.
+        field = FieldError("", "syntax", refused.detail)
+        raise InvalidRequest(refused.detail, errors=[field]) from None
 
 
 #: Digits become "d" and what may follow a number ";", so that two searches find every

@@ -18,6 +18,7 @@ from app import clock
 from app.database import db, is_sqlite, table_of, transaction
 from app.errors import IdempotencyInProgress, IdempotencyKeyReused, InvalidRequest
 from app.models import IdempotencyKey
+from app.protocol.errors import FieldError
 
 #: How long a key stands for its call, ms.
 KEPT_MS = 24 * 3600 * 1000
@@ -48,7 +49,8 @@ def read_key(request: Request) -> str | None:
     if key is None:
         return None
     if not (1 <= len(key) <= MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
-        raise InvalidRequest(f"Idempotency-Key has 1 to {MAX_KEY_LENGTH} printable ASCII characters.")
+        detail = f"The header Idempotency-Key has 1 to {MAX_KEY_LENGTH} printable ASCII characters."
+        raise InvalidRequest(detail, errors=[FieldError("", "format", detail)])
     return key
 
 

@@ -80,6 +80,8 @@ def test_a_bad_member_is_named(scene: Scene, caller: Caller, body: object, point
         b"{",
         b'{"a": NaN}',
         b'{"eventType":"a","eventType":"b"}',
+        b'{"a": 9007199254740993}',
+        b'{"a": "\\ud800"}',
         b"\xff",
         b'{"a":' * 3000 + b"1" + b"}" * 3000,
     ],
@@ -88,6 +90,7 @@ def test_a_body_that_is_no_strict_json_is_400(scene: Scene, caller: Caller, body
     answer = caller.post("/events/subscribe", body)
 
     assert (answer.status_code, answer.json["code"]) == (400, "invalid_request")
+    assert [(error["pointer"], error["code"]) for error in answer.json["errors"]] == [("", "syntax")]
 
 
 @pytest.mark.parametrize(
