@@ -34,6 +34,8 @@ from app.reports.times import parse_rfc3339, rfc3339
 
 #: Events of a file that are published in one transaction.
 FILE_BATCH = 500
+#: Bad lines of a file that are named.
+LINES_NAMED = 20
 
 
 @click.group(cls=Group)
@@ -196,7 +198,12 @@ def _print_event(document: dict[str, Any]) -> None:
 
 
 def _publish_file(place: Workspace, path: Path) -> dict[str, Any]:
-    """Publish a file batch by batch; all or none of each. Stops at the first bad line and names it."""
+    """Publish a file batch by batch; all or none of each.
+
+    Nothing if a line is no event in form (a pipe is not read ahead). A field that is refused ends it there.
+    """
+    if path.is_file():
+        _check_lines(path)
     published = deliveries = 0
     with path.open("rb") as file:
         events = _events_of(file)
@@ -217,18 +224,43 @@ def _publish_file(place: Workspace, path: Path) -> dict[str, Any]:
     return {"published": published, "deliveries": deliveries}
 
 
+def _check_lines(path: Path) -> None:
+    """End the command if a line is no event in form, and name all such lines, or the first ones."""
+    bad: list[str] = []
+    count = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                _event_of(number, line)
+            except Failure as failure:
+                count += 1
+                if count <= LINES_NAMED:
+                    bad.append(failure.message.removesuffix(_STEP))
+    if count:
+        more = f" And {count - LINES_NAMED} more." if count > LINES_NAMED else ""
+        raise Failure(f"Nothing was published. {' '.join(bad)}{more}{_STEP}", Exit.USAGE)
+
+
 def _events_of(lines: Iterable[bytes]) -> Iterator[NewEvent]:
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"line {number}"
-        members = read_object(line, where)
-        unknown = members.keys() - {"eventType", "payload", "subject"}
-        if unknown or "eventType" not in members:
-            raise Failure(
-                f"{where}: a line has eventType, payload and perhaps subject. --help shows one.", Exit.USAGE
-            )
-        yield NewEvent(members["eventType"], members.get("payload", {}), members.get("subject"))
+        event = _event_of(number, line)
+        if event is not None:
+            yield event
+
+
+_STEP = " --help shows one."
+
+
+def _event_of(number: int, line: bytes) -> NewEvent | None:
+    """The event of a line, None of an empty one. Raises Failure that names the line."""
+    if not line.strip():
+        return None
+    where = f"line {number}"
+    members = read_object(line, where)
+    unknown = members.keys() - {"eventType", "payload", "subject"}
+    if unknown or "eventType" not in members:
+        raise Failure(f"{where}: a line has eventType, payload and perhaps subject.{_STEP}", Exit.USAGE)
+    return NewEvent(members["eventType"], members.get("payload", {}), members.get("subject"))
 
 
 def _line_of(problem: Problem, published: int) -> str:

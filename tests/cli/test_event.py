@@ -115,6 +115,21 @@ def test_a_line_that_is_no_event_is_named(event: RunFlask, scene: Scene, tmp_pat
     assert "line 2" in said.err
 
 
+def test_a_file_with_bad_lines_publishes_nothing_and_names_each(
+    event: RunFlask, scene: Scene, tmp_path: Path
+) -> None:
+    lines = tmp_path / "events.jsonl"
+    good = json.dumps({"eventType": "task.created"}) + "\n"
+    lines.write_text(good * 501 + "{\n" + good + '{"type": "task.created"}\n')
+
+    said = event("publish", "--lines", str(lines))
+
+    assert said.code == 2
+    assert "Nothing was published. line 502 is not JSON" in said.err
+    assert "line 504: a line has eventType" in said.err
+    assert event("list", "-o", "json").json["data"] == []
+
+
 def test_events_are_listed_by_type_and_page(event: RunFlask, scene: Scene) -> None:
     for event_type in ("task.created", "task.created", "invoice.paid"):
         publish_event(scene.workspace.id, event_type, {})
