@@ -103,7 +103,22 @@ def list_(status: str | None, limit: int, cursor: str | None, workspace: str, ou
 def show(id_: str, workspace: str, output: str) -> None:
     """Show the connection ID (or the beginning of its id)."""
     place = workspace_named(workspace)
-    print_one(get_connection_details(place.id, connection_id(place, id_)), output)
+    row = connection_row(place.id, connection_id(place, id_))
+    details = get_connection_details(place.id, row.public_id)
+    if output == "json":
+        print_one(details, output)
+        return
+    print_one({**details, "pausedHere": _paused(row.paused_outgoing, row.paused_incoming)}, output)
+
+
+def _paused(outgoing: bool, incoming: bool) -> str | None:
+    """What people here stopped, in words; the other side does not know of it."""
+    ways = [
+        way.value
+        for way, stopped in ((Direction.OUTGOING, outgoing), (Direction.INCOMING, incoming))
+        if stopped
+    ]
+    return f"{' and '.join(ways)}; `flask connection unpause` goes on" if ways else None
 
 
 def _move(name: str, act: Callable[[int, str | None], object], tells: ControlType, says: str) -> None:

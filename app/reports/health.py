@@ -24,7 +24,7 @@ from app.federation.lifecycle import sending_clause
 from app.metrics import Gauge
 from app.models import Connection, Delivery
 from app.protocol.errors import InvalidState, Problem
-from app.protocol.states import ConnectionStatus, DeliveryState
+from app.protocol.states import OPEN, ConnectionStatus, DeliveryState
 from app.reports.details import Check
 
 #: Rows of one state that a gauge counts at most; counting millions on every scrape would be felt.
@@ -58,6 +58,7 @@ def doctor() -> list[Check]:
         ("disk", _disk),
         ("queues", _queues),
         ("holds", _holds),
+        ("paused", _paused),
     )
     return readiness() + more
 
@@ -209,6 +210,26 @@ def _holds() -> _Seen:
             "`flask connection show ID` says why; `flask connection retry-now ID` sends again.",
         )
     return _Seen(True, "no connection waits for a person")
+
+
+def _paused() -> _Seen:
+    """What people here stopped, and may have forgotten: worth a word, but nothing is wrong."""
+    if missing_file():
+        return _Seen(False, "there is no database", _MEND_DATABASE)
+    try:
+        paused = db.session.scalars(
+            sa.select(Connection.public_id).where(
+                Connection.status.in_(OPEN), sa.or_(Connection.paused_outgoing, Connection.paused_incoming)
+            )
+        ).all()
+    except SQLAlchemyError:
+        db.session.rollback()
+        return _Seen(False, "cannot be read", _MEND_DATABASE)
+    if not paused:
+        return _Seen(True, "no connection is paused here")
+    return _Seen(
+        True, f"{len(paused)} connections, such as {paused[0]}; `flask connection unpause ID` goes on"
+    )
 
 
 def _one_line(error: Exception) -> str:

@@ -83,6 +83,18 @@ def test_a_request_that_was_not_checked_is_shown_to_nobody(run: RunFlask, scene:
     assert len(run("connection", "list", "-o", "json").json["data"]) == 1
 
 
+def test_a_pause_is_seen_at_the_connection_and_by_the_doctor(
+    run: RunFlask, flask: RunFlask, connected: str
+) -> None:
+    run("connection", "pause", connected, "--direction", "incoming")
+
+    shown, doctor = run("connection", "show", connected), flask("doctor")
+
+    assert "pausedHere" in shown.out
+    assert "incoming; `flask connection unpause` goes on" in shown.out
+    assert f"ok    paused: 1 connections, such as {connected}" in doctor.out
+
+
 @pytest.mark.parametrize(
     ("args", "outgoing", "incoming"),
     [
