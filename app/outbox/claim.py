@@ -162,6 +162,12 @@ _DUE = (
 )
 
 
+def is_due(connection_id: int, now: int) -> bool:
+    """Whether a delivery of the connection waits and is due, as the current transaction sees it."""
+    due = db.session.connection().execute(_DUE, {"connection_id": connection_id, "now": now})
+    return due.first() is not None
+
+
 def has_due(connection_id: int, now: int) -> bool:
     """Whether a delivery of the connection waits and is due, by a database connection of its own."""
     with db.engine.connect() as connection:

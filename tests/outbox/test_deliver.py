@@ -21,7 +21,7 @@ from app.models import (
     Stream,
     Subscription,
 )
-from app.outbox import lease
+from app.outbox import deliver, lease
 from app.outbox.deliver import drain
 from app.protocol.messages import AckStatus
 from app.protocol.signing import Signer
@@ -514,3 +514,48 @@ def test_a_drain_without_work_writes_nothing_but_its_lease(scene):
     assert db.session.scalars(sa.select(Attempt)).all() == []
     assert db.session.scalar(sa.select(Peer.id)) is not None
     assert db.session.get(Connection, scene.connection.id).drain_owner is None
+
+
+def test_events_that_come_one_by_one_are_gathered_for_a_moment(scene, publish, monkeypatch):
+    def publish_meanwhile(batch):
+        scene.peer.answer = None
+        publish(1)
+        return scene.peer.acknowledge(batch, {})
+
+    publish(1)
+    scene.peer.answer = publish_meanwhile
+    monkeypatch.setattr(deliver, "sleep", lambda _seconds: publish(3))
+
+    drain(scene.connection.id)
+
+    assert scene.peer.sent() == [[1], [2, 3, 4, 5]]
+
+
+def test_a_lone_event_waits_for_no_other(scene, publish, monkeypatch):
+    slept = []
+    publish(1)
+    monkeypatch.setattr(deliver, "sleep", slept.append)
+
+    drain(scene.connection.id)
+
+    assert scene.peer.sent() == [[1]]
+    assert slept == []
+
+
+def test_who_lost_the_lease_while_gathering_sends_no_more(scene, publish, monkeypatch):
+    def publish_meanwhile(batch):
+        scene.peer.answer = None
+        publish(1)
+        return scene.peer.acknowledge(batch, {})
+
+    def lose_the_lease(_seconds):
+        with transaction():
+            db.session.execute(sa.update(Connection).values(drain_owner="another:1:1"))
+
+    publish(1)
+    scene.peer.answer = publish_meanwhile
+    monkeypatch.setattr(deliver, "sleep", lose_the_lease)
+
+    drain(scene.connection.id)
+
+    assert scene.peer.sent() == [[1]]
