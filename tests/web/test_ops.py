@@ -101,7 +101,17 @@ def test_the_doctor_goes_on_without_redis_and_tables(make_app: Callable[..., Fla
     with bare.app_context():
         failed = {check["name"] for check in health.doctor() if not check["ok"]}
 
-    assert failed == {"redis", "migrations", "worker", "identity", "settings", "queues", "holds"}
+    assert failed == {
+        "database",
+        "redis",
+        "migrations",
+        "worker",
+        "identity",
+        "settings",
+        "queues",
+        "holds",
+        "paused",
+    }
 
 
 def test_metrics_leave_out_what_cannot_be_read(make_app: Callable[..., Flask], tmp_path: Path) -> None:
