@@ -79,14 +79,21 @@ class Connection(Model):
     hold_code: Mapped[str | None] = mapped_column(sa.String(64))
     hold_detail: Mapped[str | None] = mapped_column(sa.Text)
     hold_since: Mapped[int | None] = mapped_column(sa.BigInteger)
+    #: Since when the peer answers that it does not know the connection (`access_denied`); None: it knows it.
+    denied_since: Mapped[int | None] = mapped_column(sa.BigInteger)
     #: A local pause, told to nobody.
     paused_outgoing: Mapped[bool] = mapped_column(default=False)
     paused_incoming: Mapped[bool] = mapped_column(default=False)
     #: Failed requests in a row, and when the next may go.
     failures: Mapped[int] = mapped_column(default=0)
     retry_at: Mapped[int] = mapped_column(sa.BigInteger, default=0)
+    #: Those of the failures in a row that were no answer, or a 5xx; five of them open the breaker.
+    network_failures: Mapped[int] = mapped_column(default=0)
     #: When the breaker opened, None while it is closed.
     breaker_opened_at: Mapped[int | None] = mapped_column(sa.BigInteger)
+    #: What the wait until `retry_at` comes from: code and words of the latest failure, or of what was told.
+    wait_code: Mapped[str | None] = mapped_column(sa.String(64))
+    wait_detail: Mapped[str | None] = mapped_column(sa.Text)
 
     # Counters and leases
     #: controlSequence of the last message that we made, and of the last that came in.
@@ -103,7 +110,9 @@ class Connection(Model):
     #: When a person compared the pairing code, and how (JSON {"by", "reason"}).
     verified_at: Mapped[int | None] = mapped_column(sa.BigInteger)
     verified_how: Mapped[str | None] = mapped_column(sa.Text)
+    #: The peer's clock minus ours as its latest answer told it, ms, and when that was.
     clock_skew_ms: Mapped[int | None] = mapped_column(sa.BigInteger)
+    clock_skew_at: Mapped[int | None] = mapped_column(sa.BigInteger)
     #: Written at most once a second each.
     last_received_at: Mapped[int | None] = mapped_column(sa.BigInteger)
     last_delivered_at: Mapped[int | None] = mapped_column(sa.BigInteger)
