@@ -63,12 +63,22 @@ class PostgreSQL:
         parts = urlsplit(self._admin_url)
         return urlunsplit(parts._replace(scheme="postgresql", path=f"/{database}"))
 
-    def create(self, template: str | None = None) -> str:
-        """Make a database, empty or a copy of another, and tell its name."""
+    def create(self, template: str | None = None, folder: Path | None = None) -> str:
+        """Make a database, empty or a copy of another, and tell its name.
+
+        folder: where its tables lie, an empty folder that the server can write; by default beside all others.
+        """
         name = next(self._names)
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
             sql.Identifier(name), sql.Identifier(template or "template0")
         )
+        if folder is not None:
+            self._run(
+                sql.SQL("CREATE TABLESPACE {} LOCATION {}").format(
+                    sql.Identifier(name), sql.Literal(str(folder))
+                )
+            )
+            statement += sql.SQL(" TABLESPACE {}").format(sql.Identifier(name))
         self._run(statement)
         return name
 
@@ -86,6 +96,76 @@ class PostgreSQL:
         return True
 
 
+class OwnPostgreSQL(PostgreSQL):
+    """A server that this process made and may kill. It runs as nobody if this process is root."""
+
+    def __init__(self, folder: Path, durable: bool) -> None:
+        """Make its files in the folder. durable: see `postgresql`."""
+        self.port = free_port()
+        super().__init__(f"postgresql://postgres@127.0.0.1:{self.port}/postgres")
+        self._folder, self._durable = folder, durable
+        #: What makes Popen start a program as the server's user.
+        self.as_user = _unprivileged(folder)
+        self._binaries = _binaries(folder)
+        self._data = self.own_folder(folder / "data")
+        self._server: subprocess.Popen[bytes] | None = None
+        command = [str(self._binaries / "initdb"), "-D", str(self._data), "-U", "postgres", "-A", "trust"]
+        subprocess.run(
+            [*command, "-E", "utf8", "--locale=C", "--no-sync"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            **self.as_user,
+        )
+
+    def own_folder(self, folder: Path) -> Path:
+        """Make a folder that belongs to the server's user."""
+        folder.mkdir(mode=0o700)
+        if self.as_user:
+            shutil.chown(folder, self.as_user["user"], self.as_user["group"])
+        return folder
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": "",
+            "shared_buffers": "64MB",
+            "max_connections": "200",
+        }
+        if not self._durable:
+            # The data is thrown away; nothing needs to survive a power cut.
+            options |= dict.fromkeys(("fsync", "synchronous_commit", "full_page_writes", "autovacuum"), "off")
+        command = [str(self._binaries / "postgres"), "-D", str(self._data)]
+        command += [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+        parent = os.getpid()
+        with (self._folder / "log").open("ab") as log:
+            self._server = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                preexec_fn=lambda: processes.end_with_parent(parent, signal.SIGINT),
+                **self.as_user,
+            )
+        until(self.answers, "PostgreSQL")
+
+    def kill9(self) -> None:
+        """Kill all its processes at once. What it said was committed is there when it starts again."""
+        assert self._server is not None
+        for pid in [self._server.pid, *_children_of(self._server.pid)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._server.wait(30)
+
+    def stop(self) -> None:
+        """End it without waiting for its clients."""
+        assert self._server is not None
+        self._server.send_signal(signal.SIGINT)
+        self._server.wait(30)
+
+
 @contextlib.contextmanager
 def postgresql(durable: bool = False) -> Iterator[PostgreSQL]:
     """A running PostgreSQL: that of TEST_DATABASE_URL, else one of our own that ends with the block.
@@ -99,68 +179,23 @@ def postgresql(durable: bool = False) -> Iterator[PostgreSQL]:
         return
     folder = Path(tempfile.mkdtemp(prefix="tidings-pg-", dir="/tmp"))
     folder.chmod(0o711)
-    as_user = _unprivileged(folder)
-    binaries = _binaries(folder)
-    data = folder / "data"
-    data.mkdir(mode=0o700)
-    if as_user:
-        shutil.chown(data, as_user["user"], as_user["group"])
-    subprocess.run(
-        [
-            binaries / "initdb",
-            "-D",
-            data,
-            "-U",
-            "postgres",
-            "-A",
-            "trust",
-            "-E",
-            "utf8",
-            "--locale=C",
-            "--no-sync",
-        ],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        **as_user,
-    )
-    port = free_port()
-    options = {
-        "listen_addresses": "127.0.0.1",
-        "port": str(port),
-        "unix_socket_directories": "",
-        # The data is thrown away; nothing needs to survive a power cut.
-        "fsync": "off",
-        "synchronous_commit": "off",
-        "full_page_writes": "off",
-        "shared_buffers": "64MB",
-        "max_connections": "200",
-        "autovacuum": "off",
-    }
-    if durable:
-        for name in ("fsync", "synchronous_commit", "full_page_writes", "autovacuum"):
-            options[name] = "on"
-    command = [str(binaries / "postgres"), "-D", str(data)]
-    command += [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
-    log = (folder / "log").open("wb")
-    parent = os.getpid()
-    server = subprocess.Popen(
-        command,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        preexec_fn=lambda: processes.end_with_parent(parent, signal.SIGINT),
-        **as_user,
-    )
     try:
-        made = PostgreSQL(f"postgresql://postgres@127.0.0.1:{port}/postgres")
-        until(made.answers, "PostgreSQL")
-        yield made
+        server = OwnPostgreSQL(folder, durable)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
     finally:
-        # SIGINT: do not wait for clients.
-        server.send_signal(signal.SIGINT)
-        server.wait(30)
-        log.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _children_of(pid: int) -> list[int]:
+    """Processes that a process started and that run; as far as this system tells."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
 
 
 def _binaries(folder: Path) -> Path:
