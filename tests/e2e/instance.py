@@ -58,6 +58,8 @@ class Instance:
             **environ,
         }
         self.token = ""
+        #: Where its code is; a folder with another version of it, for an upgrade.
+        self.root = ROOT
         self._process: subprocess.Popen[str] | None = None
         self._session = requests.Session()
         self._session.trust_env = False
@@ -75,7 +77,7 @@ class Instance:
             stderr=log,
             stdin=subprocess.DEVNULL,
             text=True,
-            cwd=ROOT,
+            cwd=self.root,
             env=self._environment(),
             start_new_session=True,
         )
@@ -166,7 +168,7 @@ class Instance:
             check=False,
             timeout=60,
             input=given,
-            cwd=ROOT,
+            cwd=self.root,
             env=self._environment(),
         )
 
