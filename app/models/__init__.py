@@ -8,18 +8,23 @@ from app.models.attempt import Attempt, AttemptEntry
 from app.models.connection import Connection, Direction
 from app.models.control_message import ControlOut, ControlReceived, ControlState
 from app.models.delivery import Delivery
-from app.models.event import Event, EventAlias, EventSignature, EventStatus
+from app.models.event import Event, EventAlias, EventSignature, EventStatus, EventTrace
 from app.models.idempotency import IdempotencyKey
 from app.models.instance import Instance, KeyTold, SigningKey
+from app.models.operation import Operation, OperationKind, OperationState
 from app.models.peer import Peer, PeerKey
+from app.models.people import AuditEntry, SignIn, SignInLink
+from app.models.replay import OPEN_REPLAY, Replay, ReplayState
 from app.models.stream import Stream, StreamGap
 from app.models.subscription import Subscription
 from app.models.token import Token
 from app.models.workspace import Member, Role, User, Workspace
 
 __all__ = [
+    "OPEN_REPLAY",
     "Attempt",
     "AttemptEntry",
+    "AuditEntry",
     "Connection",
     "ControlOut",
     "ControlReceived",
@@ -30,13 +35,21 @@ __all__ = [
     "EventAlias",
     "EventSignature",
     "EventStatus",
+    "EventTrace",
     "IdempotencyKey",
     "Instance",
     "KeyTold",
     "Member",
+    "Operation",
+    "OperationKind",
+    "OperationState",
     "Peer",
     "PeerKey",
+    "Replay",
+    "ReplayState",
     "Role",
+    "SignIn",
+    "SignInLink",
     "SigningKey",
     "Stream",
     "StreamGap",

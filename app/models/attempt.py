@@ -33,6 +33,7 @@ class AttemptEntry(Model):
     """What one attempt did to one delivery. The last attempt of a delivery that arrived needs no row."""
 
     __tablename__ = "attempt_entry"
+    __table_args__ = (sa.Index(None, "attempt_id"),)
 
     delivery_id: Mapped[int] = mapped_column(sa.ForeignKey("delivery.id"), primary_key=True)
     attempt_id: Mapped[int] = mapped_column(sa.ForeignKey("attempt.id"), primary_key=True)

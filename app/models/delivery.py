@@ -19,6 +19,8 @@ class Delivery(Model):
         sa.Index(None, "workspace_id", "id"),
         sa.Index(None, "workspace_id", "state", "id"),
         sa.Index(None, "workspace_id", "event_type", "id"),
+        #: Tells whether an old attempt is still spoken of.
+        sa.Index(None, "attempt_id"),
     )
 
     id: Mapped[int] = mapped_column(RowId, primary_key=True)
@@ -44,3 +46,5 @@ class Delivery(Model):
     created_at: Mapped[int] = mapped_column(sa.BigInteger)
     #: When it was acknowledged, ms.
     delivered_at: Mapped[int | None] = mapped_column(sa.BigInteger)
+    #: When it became dead or withdrawn, ms; None while it is open or delivered.
+    ended_at: Mapped[int | None] = mapped_column(sa.BigInteger)

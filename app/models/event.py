@@ -47,6 +47,8 @@ class Event(Model):
     #: JCS (RFC 8785) of the message without `signature`: the signing input after its first two lines.
     body: Mapped[str] = mapped_column(sa.Text)
     signature: Mapped[str] = mapped_column(sa.Text)
+    #: The member `proof` as it is sent, if the signature is shared with other events.
+    proof: Mapped[str | None] = mapped_column(sa.Text)
     key_id: Mapped[str] = mapped_column(sa.String(64))
     #: Base64 SHA-256 of the signing input.
     digest: Mapped[str] = mapped_column(sa.String(44))
@@ -67,17 +69,41 @@ class EventAlias(Model):
 
     stream_id: Mapped[int] = mapped_column(sa.ForeignKey("stream.id"), primary_key=True)
     sequence: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True)
-    event_id: Mapped[int] = mapped_column(sa.ForeignKey("event.id", ondelete="CASCADE"))
+    event_id: Mapped[int] = mapped_column(sa.ForeignKey("event.id", ondelete="CASCADE"), index=True)
+
+
+class EventTrace(Model):
+    """What stays of an incoming event whose text went by age: enough to know it if it comes again."""
+
+    __tablename__ = "event_trace"
+    __table_args__ = (sa.UniqueConstraint("stream_id", "sequence"), sa.Index(None, "gone_at"))
+
+    connection_id: Mapped[int] = mapped_column(sa.ForeignKey("connection.id"), primary_key=True)
+    message_id: Mapped[str] = mapped_column(sa.String(36), primary_key=True)
+    #: As the columns of the same names of the event.
+    digest: Mapped[str] = mapped_column(sa.String(44))
+    key_id: Mapped[str] = mapped_column(sa.String(64))
+    stream_id: Mapped[int | None] = mapped_column(sa.ForeignKey("stream.id"))
+    sequence: Mapped[int | None] = mapped_column(sa.BigInteger)
+    #: When the event itself was deleted, ms.
+    gone_at: Mapped[int] = mapped_column(sa.BigInteger)
 
 
 class EventSignature(Model):
-    """What an event of ours was signed with before its key was revoked; receipts may speak of it."""
+    """A further signature of an event of ours.
+
+    What it had before its key was revoked, for receipts may speak of it; or its own beside a shared one, for
+    a peer that does not take those.
+    """
 
     __tablename__ = "event_signature"
 
     event_id: Mapped[int] = mapped_column(sa.ForeignKey("event.id", ondelete="CASCADE"), primary_key=True)
     key_id: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    #: Whether it has a proof.
+    is_shared: Mapped[bool] = mapped_column(primary_key=True)
     #: As the columns of the same names of the event.
     body: Mapped[str] = mapped_column(sa.Text)
     signature: Mapped[str] = mapped_column(sa.Text)
+    proof: Mapped[str | None] = mapped_column(sa.Text)
     digest: Mapped[str] = mapped_column(sa.String(44))
