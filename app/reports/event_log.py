@@ -236,13 +236,18 @@ def _events(workspace_id: int, chosen: EventFilter) -> sa.Select[*tuple[Any, ...
         query = query.where(Event.status == chosen.status)
     if chosen.created_after is not None:
         query = query.where(Event.created_at >= chosen.created_after)
-        first = _last_before(workspace_id, chosen.created_after - SKEW_MS)
-        query = query if first is None else query.where(Event.id > first)
     if chosen.created_before is not None:
         query = query.where(Event.created_at <= chosen.created_before)
-        last = _first_after(workspace_id, chosen.created_before + SKEW_MS)
-        query = query if last is None else query.where(Event.id < last)
-    return query
+    first, last = bounds(workspace_id, chosen.created_after, chosen.created_before)
+    query = query if first is None else query.where(Event.id > first)
+    return query if last is None else query.where(Event.id < last)
+
+
+def bounds(workspace_id: int, after_ms: int | None, before_ms: int | None) -> tuple[int | None, int | None]:
+    """Row numbers between which the events of a time are, both ends excluded; None is open."""
+    first = None if after_ms is None else _last_before(workspace_id, after_ms - SKEW_MS)
+    last = None if before_ms is None else _first_after(workspace_id, before_ms + SKEW_MS)
+    return first, last
 
 
 def _last_before(workspace_id: int, timestamp_ms: int) -> int | None:
