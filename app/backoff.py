@@ -47,14 +47,15 @@ def parse_retry_after(value: str | None, now_ms: int) -> int | None:
     if re.fullmatch(r"[0-9]{1,18}", text):
         wait = int(text) * _SECOND
     else:
-        until = _parse_http_date(text)
+        until = parse_http_date(text)
         if until is None:
             return None
         wait = until - now_ms
     return max(_SHORTEST_WAIT, min(_LONGEST_WAIT, wait))
 
 
-def _parse_http_date(text: str) -> int | None:
+def parse_http_date(text: str) -> int | None:
+    """An HTTP date (RFC 9110 §5.6.7) as Unix ms; None if it is none."""
     try:
         moment = parsedate_to_datetime(text)
         return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)

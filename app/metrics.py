@@ -113,7 +113,7 @@ HTTP_REQUESTS = Counter("tidings_http_requests", "Requests answered.", ("endpoin
 HTTP_SECONDS = Histogram("tidings_http_request_seconds", "Time to answer a request.", SECONDS, ("endpoint",))
 EVENTS_PUBLISHED = Counter("tidings_events_published", "Events accepted for publication.")
 EVENTS_RECEIVED = Counter("tidings_events_received", "Incoming events by what became of them.", ("outcome",))
-DELIVERIES = Counter("tidings_deliveries", "Deliveries tried, by what became of their request.", ("outcome",))
+DELIVERIES = Counter("tidings_deliveries", "Deliveries tried, by what became of them.", ("outcome",))
 DELIVERY_SECONDS = Histogram(
     "tidings_delivery_request_seconds", "Time of one delivery request.", SECONDS, ("outcome",)
 )
@@ -121,11 +121,12 @@ BATCH_EVENTS = Histogram("tidings_delivery_batch_events", "Events in one deliver
 PEER_REFUSED = Counter("tidings_peer_requests_refused", "Requests of peers that were refused.", ("code",))
 
 
-def count_request(outcome: str, events: int, duration_ms: int) -> None:
-    """Count a delivery request: what came of it as a whole, its events, and its time."""
-    DELIVERIES.inc(outcome, amount=events)
+def count_request(outcome: str, deliveries: Mapping[str, int], duration_ms: int) -> None:
+    """Count a delivery request: what came of it as a whole, of its deliveries by outcome, and its time."""
+    for each, number in deliveries.items():
+        DELIVERIES.inc(each, amount=number)
     DELIVERY_SECONDS.observe(duration_ms / 1000, outcome)
-    BATCH_EVENTS.observe(events)
+    BATCH_EVENTS.observe(sum(deliveries.values()))
 
 
 def count_received(stored: int, duplicate: int, refused: int) -> None:

@@ -292,9 +292,7 @@ def retry_now(connection_id: int) -> Connection:
         connection = lifecycle.lock(connection_id)
         if connection.status in ENDED:
             raise _illegal(connection, "retry")
-        connection.failures = 0
-        connection.retry_at = 0
-        connection.breaker_opened_at = None
+        lifecycle.end_wait(connection)
         answers.release(connection)
         controls.hurry(connection_id)
         controls.wake_after_commit(connection_id)
@@ -303,15 +301,21 @@ def retry_now(connection_id: int) -> Connection:
 
 
 def pause(connection_id: int, direction: Direction | None = None) -> Connection:
-    """Hold events of one direction, or both, without telling the peer. Commits.
+    """Hold events of one direction, or both, without telling the peer. Commits. Safe to repeat.
 
-    Raises NotFound, InvalidState.
+    Outgoing: they wait here, and use no attempt. Incoming: the peer is answered `overloaded`, which is no
+    failure for it, so that they wait there; what it repeats is still a duplicate, and control messages pass.
+    Raises NotFound, InvalidState if the connection has ended.
     """
     return _set_paused(connection_id, direction, True)
 
 
 def unpause(connection_id: int, direction: Direction | None = None) -> Connection:
-    """Let events of one direction, or both, go on. Commits. Raises NotFound, InvalidState."""
+    """Let events of one direction, or both, go on. Commits. Safe to repeat.
+
+    What waits here goes at once; what waits at the peer, within the minute that it was asked to wait.
+    Raises NotFound, InvalidState if the connection has ended.
+    """
     return _set_paused(connection_id, direction, False)
 
 
@@ -572,12 +576,15 @@ def _set_paused(connection_id: int, direction: Direction | None, paused: bool) -
         connection = lifecycle.lock(connection_id)
         if connection.status in ENDED:
             raise _illegal(connection, "pause" if paused else "unpause")
+        outgoing, incoming = connection.paused_outgoing, connection.paused_incoming
         if direction in (None, Direction.OUTGOING):
             connection.paused_outgoing = paused
         if direction in (None, Direction.INCOMING):
             connection.paused_incoming = paused
+        if (outgoing, incoming) == (connection.paused_outgoing, connection.paused_incoming):
+            return connection
         lifecycle.touch(connection)
-        if not paused:
+        if not connection.paused_outgoing:
             controls.drain_after_commit(connection_id)
     return _read(connection_id)
 

@@ -3,8 +3,10 @@
 All functions here work inside the caller's transaction, on a connection that `lock` gave.
 """
 
+import logging
 import uuid
 from secrets import token_urlsafe
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -26,6 +28,8 @@ from app.protocol.errors import (
 )
 from app.protocol.members import is_uuid
 from app.protocol.states import ENDED, LIVE_SUBSCRIPTION, OPEN, WAITING, ConnectionStatus, SubscriptionStatus
+
+log = logging.getLogger(__name__)
 
 #: How long what comes in is still taken after we announced a suspension or an end, ms (§4).
 GRACE_MS = 15_000
@@ -116,6 +120,28 @@ def refusal_of_events(connection: Connection, now_ms: int) -> Problem | None:
 def takes_events(connection: Connection, now_ms: int) -> bool:
     """Whether new events may come in over this connection now."""
     return refusal_of_events(connection, now_ms) is None
+
+
+#: Columns of a wait after failures, as they are while there is none.
+NO_WAIT: dict[str, Any] = {
+    "failures": 0,
+    "network_failures": 0,
+    "retry_at": 0,
+    "breaker_opened_at": None,
+    "wait_code": None,
+    "wait_detail": None,
+}
+
+
+def end_wait(connection: Connection) -> None:
+    """Close the breaker and forget the failures: the next request may go at once (§8).
+
+    The caller has the drain woken.
+    """
+    if connection.breaker_opened_at is not None:
+        log.info("breaker.closed", extra={"connection_id": connection.id})
+    for name, value in NO_WAIT.items():
+        setattr(connection, name, value)
 
 
 def touch(connection: Connection) -> None:

@@ -84,6 +84,7 @@ def receive(connection_id: int, message: VerifiedControl, request_id: str | None
         raise KeyUntrusted()
     stored = stored_answer(connection_id, message)
     if stored is not None:
+        heard_from(connection)
         return stored
     try:
         check_control_sequence(message.control_sequence, connection.last_control_in)
@@ -135,15 +136,18 @@ def answer_request(message: wire.ControlMessage) -> Answered:
 
 
 def heard_from(connection: Connection) -> None:
-    """Note that the peer lives, inside the caller's transaction: what waits for a retry goes at once (§8)."""
+    """Note that the peer lives, inside the caller's transaction: what waits for a retry goes at once (§8).
+
+    Not what waits because the peer asked for it (429, 503): those waits follow no failure.
+    """
     now_ms = clock.now_ms()
     if connection.last_received_at is None or now_ms - connection.last_received_at >= _SEEN_EVERY_MS:
         connection.last_received_at = now_ms
     if connection.failures or connection.breaker_opened_at is not None:
-        connection.failures = 0
-        connection.retry_at = 0
-        connection.breaker_opened_at = None
+        lifecycle.end_wait(connection)
         controls.drain_after_commit(connection.id)
+    if connection.denied_since is not None:
+        connection.denied_since = None
     if connection.hold_code in answers.PASSING:
         # Who refused us so sends nothing either: what it refused us for is over.
         answers.release(connection)

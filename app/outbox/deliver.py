@@ -18,6 +18,7 @@ from time import sleep
 from app.clock import monotonic, now_ms
 from app.database import db, transaction
 from app.federation import calls
+from app.federation.clocks import skew_ms
 from app.federation.identity import signer, signer_for
 from app.federation.leases import new_owner
 from app.federation.outside import client
@@ -129,15 +130,26 @@ class _Drain:
             answer.status,
             answer.body,
             answer.headers.get("retry-after"),
+            clock_skew_ms=skew_ms(answer),
         )
         if answer.status == 200:
-            return self._verified(reply, target, batch)
+            reply = self._verified(reply, target, batch)
+            return (
+                reply
+                if reply.ack is None
+                else reply._replace(clock_skew_ms=skew_ms(answer, reply.ack.timestamp))
+            )
         problem = read_problem(answer.status, answer.body, answer.headers.get("content-type"))
         if problem is None:
             return reply._replace(
                 error_code="http_error", error_detail=f"status {answer.status} without a problem document"
             )
-        return reply._replace(problem=problem, error_code=problem.code, error_detail=problem.detail)
+        return reply._replace(
+            problem=problem,
+            error_code=problem.code,
+            error_detail=problem.detail,
+            clock_skew_ms=skew_ms(answer, problem.extras.get("serverTime")),
+        )
 
     def _verified(self, reply: Reply, target: Target, batch: Batch) -> Reply:
         try:

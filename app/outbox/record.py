@@ -3,11 +3,16 @@
     verified ack      each entry by itself: delivered, again later under its number, or dead
     anything else     the request as a whole, by `app.protocol.answers`: wait, hold, halve, dead, new epoch
 
+The breaker (§8): five requests in a row that brought no answer, or a 5xx, open it. From then on one request
+with one event goes at 30 s, 1, 2, 4 … 60 min; any other answer closes it, and so does whatever the peer says
+to us (`receiving.heard_from`) and a person (`connections.retry_now`). All of it is columns of the connection.
+
 Called inside `transaction()` with the connection's lease held. Whatever the lease says, a verified ack is
 always recorded: what the peer stored is delivered.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from random import Random
 from typing import Any, NamedTuple
@@ -15,8 +20,9 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from app import metrics
-from app.backoff import parse_retry_after, retry_delay
+from app.backoff import BREAKER_FAILURES, is_breaker_open, parse_retry_after, probe_delay, retry_delay
 from app.database import db, table_of
+from app.federation.lifecycle import NO_WAIT
 from app.models import Attempt, AttemptEntry, Connection, Delivery, Direction, Subscription
 from app.outbox import finish
 from app.outbox.acknowledge import mark_dead, mark_delivered
@@ -39,7 +45,7 @@ MAX_KEPT_BODY = 16 * 1024
 #: Wait if 429 or 503 does not say how long, ms.
 DEFAULT_WAIT_MS = 5_000
 
-#: `last_delivered_at` and the clock skew are written at most this often, ms.
+#: `last_delivered_at` and the clock skew of answers that are acks are written at most this often, ms.
 SEEN_EVERY_MS = 1_000
 
 _ATTEMPT = table_of(Attempt)
@@ -62,6 +68,8 @@ class Reply(NamedTuple):
     problem: ProblemAnswer | None = None
     error_code: str | None = None
     error_detail: str | None = None
+    #: The peer's clock minus ours, ms, if the answer told it.
+    clock_skew_ms: int | None = None
 
 
 class Next(NamedTuple):
@@ -79,7 +87,8 @@ def record_acked(target: Target, batch: Batch, reply: Reply, now: int) -> Next:
     outcomes = [decide_entry(a.received, *_error_of(a)) for a in ack.acks]
     delivered = [e.delivery_id for e, o in zip(batch.entries, outcomes, strict=True) if o is Outcome.ACKED]
     mark_delivered(delivered, now, attempt_id)
-    metrics.count_request("acked", len(batch.entries), reply.duration_ms)
+    counted = Counter(outcome.name.lower() for outcome in outcomes)
+    metrics.count_request("acked", counted, reply.duration_ms)
     refused = [
         (entry, verdict, outcome)
         for entry, verdict, outcome in zip(batch.entries, ack.acks, outcomes, strict=True)
@@ -90,7 +99,18 @@ def record_acked(target: Target, batch: Batch, reply: Reply, now: int) -> Next:
         withdraw_lost(target.connection_id, {entry.event_type for entry, _, _ in refused})
     sum_up([entry.event_id for entry in batch.entries])
     note_contiguous(batch.stream_id, ack.contiguous)
-    _note_success(target, ack.timestamp - now, now)
+    _note_success(target, reply.clock_skew_ms, now)
+    log.info(
+        "delivery.acked",
+        extra={
+            "connection_id": target.connection_id,
+            "batch_id": batch.batch_id,
+            "size": len(batch.entries),
+            "refused": len(refused),
+            "contiguous": ack.contiguous,
+            "ms": reply.duration_ms,
+        },
+    )
     if any(outcome is Outcome.NEW_EPOCH for outcome in outcomes):
         return _start_epoch(target, batch, now)
     return Next(go_on=True)
@@ -106,27 +126,40 @@ def record_failed(target: Target, batch: Batch, reply: Reply, now: int, rng: Ran
         is_second_in_a_row=len(batch.entries) == 1 and _was_suspect(target.connection_id),
     )
     attempt_id = _store_attempt(target, batch, reply)
-    _store_entries(batch.entries, attempt_id, reply.error_code, reply.error_detail)
-    _put_back(batch.entries, attempt_id, reply.error_code, reply.error_detail)
-    metrics.count_request(outcome.name.lower(), len(batch.entries), reply.duration_ms)
+    if outcome in _NO_ATTEMPT:
+        again = {"attempts": _DELIVERY.c.attempts - 1}
+    else:
+        _store_entries(batch.entries, attempt_id, reply.error_code, reply.error_detail)
+        again = {}
+    _put_back(batch.entries, attempt_id, reply.error_code, reply.error_detail, **again)
+    name = outcome.name.lower()
+    metrics.count_request(name, {name: len(batch.entries)}, reply.duration_ms)
     log.info(
         "delivery.failed",
         extra={
             "connection_id": target.connection_id,
             "batch_id": batch.batch_id,
             "size": len(batch.entries),
-            "outcome": outcome.name.lower(),
+            "outcome": name,
             "status": reply.status,
             "code": reply.error_code,
             "ms": reply.duration_ms,
+            "probe": target.is_probe,
         },
     )
-    after = _follow(target, batch, reply, outcome, now, rng)
+    if reply.clock_skew_ms is not None:
+        _change(target, clock_skew_ms=reply.clock_skew_ms, clock_skew_at=now)
+    if outcome is Outcome.RETRY:
+        _fail(target, reply, now, rng)
+    elif target.is_ailing:
+        # It answered, and refused for reasons of its own: the row of failures has ended.
+        _change(target, **NO_WAIT)
+    after = _follow(target, batch, reply, outcome, now)
     withdraw_lost(target.connection_id, {entry.event_type for entry in batch.entries})
     return after
 
 
-def _follow(target: Target, batch: Batch, reply: Reply, outcome: Outcome, now: int, rng: Random) -> Next:
+def _follow(target: Target, batch: Batch, reply: Reply, outcome: Outcome, now: int) -> Next:
     match outcome:
         case Outcome.HALVE:
             return Next(go_on=True, most=max(1, len(batch.entries) // 2))
@@ -137,13 +170,48 @@ def _follow(target: Target, batch: Batch, reply: Reply, outcome: Outcome, now: i
             return _start_epoch(target, batch, now)
         case Outcome.WAIT:
             wait = parse_retry_after(reply.retry_after, now) or DEFAULT_WAIT_MS
-            _change(target, retry_at=now + wait)
+            _change(target, retry_at=now + wait, **_why(reply))
         case Outcome.HOLD | Outcome.ALERT:
             _hold(target, reply, now, alert=outcome is Outcome.ALERT)
-        case _:
-            delay = retry_delay(target.failures, rng)
-            _change(target, failures=_CONNECTION.c.failures + 1, retry_at=now + delay)
     return Next(go_on=False)
+
+
+#: What burns no attempt of the events: they are held, or the peer asked for a wait (§8).
+_NO_ATTEMPT = frozenset({Outcome.WAIT, Outcome.HOLD, Outcome.ALERT})
+
+_FAILURES = sa.select(
+    _CONNECTION.c.failures, _CONNECTION.c.network_failures, _CONNECTION.c.breaker_opened_at
+).where(_CONNECTION.c.id == sa.bindparam("connection_id"))
+
+
+def _fail(target: Target, reply: Reply, now: int, rng: Random) -> None:
+    """Note a failure: when the next request may go, and whether the breaker opens, or stays open."""
+    # Read now: what the peer said to us while the request was under way may have closed it.
+    row = db.session.connection().execute(_FAILURES, {"connection_id": target.connection_id}).one()
+    # `clock_skew` is a failure too, but of a peer that answers.
+    network = 0 if _is_answered(reply) else row.network_failures + 1
+    opened_at = (row.breaker_opened_at or now) if is_breaker_open(network) else None
+    delay = retry_delay(row.failures, rng) if opened_at is None else probe_delay(network - BREAKER_FAILURES)
+    _change(
+        target,
+        failures=row.failures + 1,
+        network_failures=network,
+        breaker_opened_at=opened_at,
+        retry_at=now + delay,
+        **_why(reply),
+    )
+    if opened_at == now:
+        log.warning("breaker.opened", extra={"connection_id": target.connection_id, "code": reply.error_code})
+
+
+def _is_answered(reply: Reply) -> bool:
+    return reply.problem is not None and reply.problem.status < 500
+
+
+def _why(reply: Reply) -> dict[str, str | None]:
+    """What is kept of a failure, or of a wish to wait, beside the wait."""
+    code = reply.error_code
+    return {"wait_code": code and code[:64], "wait_detail": reply.error_detail}
 
 
 def _error_of(verdict: AckEntry) -> tuple[str | None, bool]:
@@ -300,6 +368,8 @@ def _start_epoch(target: Target, batch: Batch, now: int) -> Next:
 
 def _hold(target: Target, reply: Reply, now: int, *, alert: bool) -> None:
     code = reply.error_code or "access_denied"
+    if code == "access_denied":
+        _change(target, denied_since=sa.func.coalesce(_CONNECTION.c.denied_since, now))
     db.session.connection().execute(
         sa.update(_CONNECTION)
         .where(_CONNECTION.c.id == target.connection_id, _CONNECTION.c.hold_code.is_(None))
@@ -312,12 +382,16 @@ def _hold(target: Target, reply: Reply, now: int, *, alert: bool) -> None:
     )
 
 
-def _note_success(target: Target, clock_skew_ms: int, now: int) -> None:
+def _note_success(target: Target, clock_skew_ms: int | None, now: int) -> None:
     values: dict[str, Any] = {}
-    if target.failures or target.retry_at:
-        values |= {"failures": 0, "retry_at": 0, "breaker_opened_at": None}
+    if target.is_ailing:
+        values |= NO_WAIT | {"denied_since": None}
+        if target.is_probe:
+            log.info("breaker.closed", extra={"connection_id": target.connection_id})
     if now >= target.last_delivered_at + SEEN_EVERY_MS:
-        values |= {"last_delivered_at": now, "clock_skew_ms": clock_skew_ms}
+        values["last_delivered_at"] = now
+    if clock_skew_ms is not None and now >= target.clock_skew_at + SEEN_EVERY_MS:
+        values |= {"clock_skew_ms": clock_skew_ms, "clock_skew_at": now}
     if values:
         _change(target, **values)
 

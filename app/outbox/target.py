@@ -28,9 +28,14 @@ class Target(NamedTuple):
     max_batch_events: int
     max_request_bytes: int
     may_send: bool
-    failures: int
+    #: Whether failures, an open breaker or a wait are noted, which an answer ends.
+    is_ailing: bool
+    #: The breaker is open: one request with one event tries whether the peer is back.
+    is_probe: bool
     retry_at: int
     last_delivered_at: int
+    #: When the peer's clock was last noted.
+    clock_skew_at: int
     #: The peer has not acknowledged one of our keys yet: what is signed by that waits.
     has_unknown_key: bool
     #: keyId of our key in use, as the database has it now; a process notices a change only after a moment.
@@ -49,9 +54,15 @@ _READ = (
         _PEER.c.max_batch_events,
         _PEER.c.max_request_bytes,
         sending_clause().label("may_send"),
-        _CONNECTION.c.failures,
+        sa.or_(
+            _CONNECTION.c.failures > 0,
+            _CONNECTION.c.retry_at > 0,
+            _CONNECTION.c.denied_since.is_not(None),
+        ).label("is_ailing"),
+        _CONNECTION.c.breaker_opened_at.is_not(None).label("is_probe"),
         _CONNECTION.c.retry_at,
         sa.func.coalesce(_CONNECTION.c.last_delivered_at, 0),
+        sa.func.coalesce(_CONNECTION.c.clock_skew_at, 0),
         sa.exists().where(_TOLD.c.connection_id == _CONNECTION.c.id, _TOLD.c.acknowledged.is_(None)),
         sa.select(_KEY.c.key_id).where(_KEY.c.status == KeyStatus.ACTIVE).limit(1).scalar_subquery(),
     )

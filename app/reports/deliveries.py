@@ -152,7 +152,9 @@ def _attempts(deliveries: Sequence[sa.Row[Any]]) -> dict[int, list[Attempt]]:
     for delivery in deliveries:
         last = latest.get(delivery.attempt_id)
         if last is not None and last.id not in found[delivery.id]:
-            found[delivery.id][last.id] = _attempt(last, delivery.attempts, delivery.trigger, None, None)
+            # One that waits by the peer's wish, or is held, used no attempt: the next has this number.
+            number = delivery.attempts + (delivery.state is DeliveryState.PENDING)
+            found[delivery.id][last.id] = _attempt(last, number, delivery.trigger, None, None)
     return {
         delivery_id: sorted(attempts.values(), key=lambda attempt: attempt["number"])
         for delivery_id, attempts in found.items()
