@@ -23,7 +23,6 @@ from app.cli.output import (
 )
 from app.cli.proof import export, verify
 from app.cli.receipts import digest_of, receipts_of
-from app.cli.why import as_lines, explain
 from app.models import Direction, EventStatus, Workspace
 from app.outbox.dead_letters import retry_event
 from app.outbox.publish import NewEvent, Published, publish_event, publish_events
@@ -31,6 +30,7 @@ from app.protocol.errors import Problem
 from app.protocol.event_types import check_event_type
 from app.reports.event_log import get_event_message, get_event_messages
 from app.reports.times import parse_rfc3339, rfc3339
+from app.reports.why import as_lines, explain
 
 #: Events of a file that are published in one transaction.
 FILE_BATCH = 500
@@ -157,7 +157,7 @@ def retry(event_id: str, connection: str | None, workspace: str, output: str) ->
     """Send the failed, dead or waiting deliveries of the event ID again, now."""
     place = workspace_named(workspace)
     to = connection_id(place, connection) if connection else None
-    taken = retry_event(place.id, message_id(place, event_id), to).count
+    taken = retry_event(place.id, message_id(place, event_id), to)
     print_one({"count": taken, "dryRun": False, "groups": []}, output)
 
 

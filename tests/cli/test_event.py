@@ -8,12 +8,12 @@ import pytest
 import sqlalchemy as sa
 
 from app import clock
-from app.cli.why import explain
 from app.database import db, transaction
 from app.models import Connection, Delivery, Subscription
 from app.outbox import deliver
 from app.outbox.publish import publish_event
 from app.protocol.states import ConnectionStatus, DeliveryState, SubscriptionStatus
+from app.reports.why import explain
 from tests.cli.conftest import RunFlask
 from tests.exchange import RemotePeer, Scene, connect, subscribe
 
@@ -217,7 +217,7 @@ def reason_of(scene: Scene, message_id: str) -> tuple[str, str]:
     db.session.expire_all()
     found = {row["connectionId"]: row for row in explain(scene.workspace.id, message_id)}
     row = found[scene.connection.public_id]
-    return row["reason"], row["detail"]
+    return row["reason"], f"{row['detail']} {row['step']}".strip()
 
 
 def set_connection(scene: Scene, **columns: Any) -> None:

@@ -1,7 +1,8 @@
 """Why an event went to nobody, or not to somebody: one reason for each connection of its workspace.
 
 It tells what stands in the way now. Where something changed after the event was published, it says that too,
-since an event goes only to those who were subscribed when it was published.
+since an event goes only to those who were subscribed when it was published. A reason is a fact; what to type
+about it stands beside it, since the console has buttons for that.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,10 +17,6 @@ from app.protocol.states import OPEN, ConnectionStatus, DeliveryState, Subscript
 from app.reports.connections import is_visible
 from app.reports.times import rfc3339
 
-_NO_CONNECTION = (
-    "This workspace has no connection. `flask connection request URL` asks another instance for one."
-)
-
 
 class Reason(TypedDict):
     """What stands between the event and one connection; without a connection, between it and everybody."""
@@ -28,13 +25,16 @@ class Reason(TypedDict):
     remoteName: str | None
     reason: str
     detail: str
+    #: A command that would change it, in a sentence; empty if there is none.
+    step: str
 
 
 class _Said(NamedTuple):
-    """A reason: its constant name, and the sentence."""
+    """A reason: its constant name, the sentence, and the command in a sentence."""
 
     reason: str
     detail: str
+    step: str = ""
 
 
 def explain(workspace_id: int, message_id: str) -> list[Reason]:
@@ -55,7 +55,15 @@ def explain(workspace_id: int, message_id: str) -> list[Reason]:
         .order_by(Connection.id.desc())
     ).all()
     if not connections:
-        return [Reason(connectionId=None, remoteName=None, reason="no_connection", detail=_NO_CONNECTION)]
+        return [
+            Reason(
+                connectionId=None,
+                remoteName=None,
+                reason="no_connection",
+                detail="This workspace has no connection.",
+                step="`flask connection request URL` asks another instance for one.",
+            )
+        ]
     deliveries = _deliveries(event.id)
     wishes = _wishes([connection.id for connection in connections])
     return [
@@ -70,6 +78,7 @@ def _reason(connection: Connection, said: _Said) -> Reason:
         remoteName=connection.peer.name if connection.peer else connection.claimed_base_url,
         reason=said.reason,
         detail=said.detail,
+        step=said.step,
     )
 
 
@@ -115,7 +124,8 @@ def _why(
         return _Said("no_pattern_matches", f"They asked for {asked}; {event.event_type} is none of these.")
     return _Said(
         "nothing_asked_for",
-        "They have no subscription; the other side makes it with `flask subscription create`.",
+        "They have no subscription.",
+        "The other side makes it with `flask subscription create`.",
     )
 
 
@@ -128,14 +138,16 @@ def _of_delivery(connection: Connection, delivery: Delivery) -> _Said:
         case DeliveryState.DELIVERED:
             return _Said("delivered", f"It arrived: acknowledged at {rfc3339(delivery.delivered_at)}.")
         case DeliveryState.DEAD:
-            return _Said("dead", f"It was given up: {_error(delivery)}. `flask event retry` sends it again.")
+            return _Said(
+                "dead", f"It was given up: {_error(delivery)}.", "`flask event retry` sends it again."
+            )
         case DeliveryState.WITHDRAWN:
             return _Said("withdrawn", "The subscription ended before it was sent.")
         case DeliveryState.SENDING:
             return _Said("sending", "It is being sent now.")
     held = _what_holds(connection)
     if held is not None:
-        return _Said("held", held)
+        return held
     if delivery.error_code:
         return _Said(
             "waiting", f"It is tried again at {rfc3339(delivery.next_attempt_at)}: {_error(delivery)}."
@@ -144,25 +156,31 @@ def _of_delivery(connection: Connection, delivery: Delivery) -> _Said:
         return _Said(
             "waiting",
             f"The other side failed {connection.failures} times in a row; next try at "
-            f"{rfc3339(connection.retry_at)}. `flask connection retry-now` tries at once.",
+            f"{rfc3339(connection.retry_at)}.",
+            "`flask connection retry-now` tries at once.",
         )
-    return _Said("waiting", "It waits for a worker; `flask doctor` tells whether one runs.")
+    return _Said("waiting", "It waits for a worker.", "`flask doctor` tells whether one runs.")
 
 
-def _what_holds(connection: Connection) -> str | None:
+def _what_holds(connection: Connection) -> _Said | None:
     if connection.status is ConnectionStatus.SUSPENDED:
         by = "us" if connection.suspended_by_me else "the other side"
-        return f"The connection is suspended by {by}; it goes when it is resumed."
+        return _Said("held", f"The connection is suspended by {by}; it goes when it is resumed.")
     if connection.status is not ConnectionStatus.ACTIVE:
-        return f"The connection is {connection.status.value}."
+        return _Said("held", f"The connection is {connection.status.value}.")
     if connection.paused_outgoing:
-        return "Sending is paused here; `flask connection unpause` goes on."
+        return _Said("held", "Sending is paused here.", "`flask connection unpause` goes on.")
     if connection.key_review:
-        return "The other side has a key that nobody vouches for; `flask connection trust` accepts it."
+        return _Said(
+            "held",
+            "The other side has a key that nobody vouches for.",
+            "`flask connection trust` accepts it.",
+        )
     if connection.hold_code is not None:
-        return (
-            f"The other side answered {connection.hold_code} ({connection.hold_detail or 'no detail'}); "
-            "`flask connection retry-now` tries again."
+        return _Said(
+            "held",
+            f"The other side answered {connection.hold_code} ({connection.hold_detail or 'no detail'}).",
+            "`flask connection retry-now` tries again.",
         )
     return None
 
@@ -179,8 +197,8 @@ def _of_subscription(event: Event, wish: Subscription) -> _Said:
         case SubscriptionStatus.PENDING:
             return _Said(
                 "not_approved",
-                f"They asked for {pattern}, and nobody decided yet: "
-                f"`flask subscription approve {wish.public_id}`.",
+                f"They asked for {pattern}, and nobody decided yet.",
+                f"`flask subscription approve {wish.public_id}` grants it.",
             )
         case SubscriptionStatus.EXPIRED:
             return _Said(
@@ -205,6 +223,7 @@ def as_lines(reasons: Sequence[Reason]) -> list[str]:
 
 
 def _line(reason: Mapping[str, Any]) -> str:
+    said = f"{reason['detail']} {reason['step']}".strip()
     if reason["connectionId"] is None:
-        return str(reason["detail"])
-    return f"{reason['remoteName'] or 'unknown'} ({reason['connectionId']}): {reason['detail']}"
+        return said
+    return f"{reason['remoteName'] or 'unknown'} ({reason['connectionId']}): {said}"
