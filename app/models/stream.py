@@ -14,6 +14,8 @@ class Stream(Model):
     __table_args__ = (
         sa.UniqueConstraint("connection_id", "direction", "epoch"),
         sa.Index(None, "connection_id", "direction", "id"),
+        #: Whose holes are to be looked at, and who is owed a heartbeat.
+        sa.Index(None, "direction", "due_at"),
     )
 
     id: Mapped[int] = mapped_column(RowId, primary_key=True)
@@ -28,6 +30,13 @@ class Stream(Model):
     ranges: Mapped[str] = mapped_column(sa.Text, default="[]")
     #: INCOMING: since when there is a hole, None while there is none.
     hole_since: Mapped[int | None] = mapped_column(sa.BigInteger)
+    #: INCOMING: when the holes are to be looked at, None while there is none. OUTGOING: when a heartbeat is
+    #: due unless events went meanwhile, None in an old epoch. Unix ms.
+    due_at: Mapped[int | None] = mapped_column(sa.BigInteger)
+    #: INCOMING: what was done about each hole, JSON [[from, to, asked, due], ...] (`app.inbox.holes`).
+    holes: Mapped[str] = mapped_column(sa.Text, default="[]", server_default="[]")
+    #: OUTGOING: when the peer last said that it has less than it had said before: it came back from a backup.
+    went_back_at: Mapped[int | None] = mapped_column(sa.BigInteger)
     created_at: Mapped[int] = mapped_column(sa.BigInteger)
 
 
