@@ -11,14 +11,15 @@ the row two seconds later. So the functions that wake somebody log a failure of 
     maintenance         the rest
 
 Keys: `tidings:wake:{kind}:{id}` flags, `tidings:signal:{name}` lists, `tidings:nonce:{instance}:{nonce}`,
-`tidings:workers` heartbeats, `tidings:limit:{bucket}` buckets, and RQ's own `rq:*`.
+`tidings:workers` heartbeats, `tidings:worker:{name}` and `tidings:done:{minute}` of `jobs.signs`,
+`tidings:paused` queues, `tidings:limit:{bucket}` buckets, and RQ's own `rq:*`.
 """
 
 import logging
 import os
 import socket
 import time
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import redis
@@ -46,6 +47,7 @@ QUEUES = (DELIVERIES, DELIVERIES_FAILING, CONTROLS, MAINTENANCE, STRANGERS)
 DRAIN = "app.jobs.delivery.drain"
 SEND_CONTROLS = "app.jobs.controls.send"
 CHECK_REQUEST = "app.jobs.maintenance.check_request"
+WORK_OPERATION = "app.jobs.operations.work"
 
 #: Jobs that do not go to the queue "maintenance".
 _QUEUE_OF = {DRAIN: DELIVERIES, SEND_CONTROLS: CONTROLS, CHECK_REQUEST: STRANGERS}
@@ -70,6 +72,7 @@ _PAUSE_S = 1.0
 _SAY_AGAIN_S = 60.0
 
 _WORKERS = "tidings:workers"
+_PAUSED = "tidings:paused"
 
 #: What those functions here raise that do not go on without Redis.
 Unavailable = redis.RedisError
@@ -177,6 +180,16 @@ def wake_controls(connection_id: int) -> None:
     _wake("controls", CONTROLS, SEND_CONTROLS, connection_id)
 
 
+def wake_operation(operation_id: int) -> None:
+    """Have the operation worked off. Repeats are one job until the job starts."""
+    _wake("operation", MAINTENANCE, WORK_OPERATION, operation_id)
+
+
+def operation_started(operation_id: int) -> None:
+    """First thing in a job of an operation: from now on a wake-up means that it is to go on."""
+    _clear("operation", operation_id)
+
+
 def drain_started(connection_id: int) -> None:
     """First thing in a drain job: from now on a wake-up means new work."""
     _clear("drain", connection_id)
@@ -187,21 +200,26 @@ def controls_started(connection_id: int) -> None:
     _clear("controls", connection_id)
 
 
-def _wake(kind: str, queue_name: str, job_name: str, connection_id: int) -> None:
-    flag = f"tidings:wake:{kind}:{connection_id}"
+def _wake(kind: str, queue_name: str, job_name: str, id_: int) -> None:
+    flag = f"tidings:wake:{kind}:{id_}"
 
     def raise_flag() -> bool:
-        return bool(redis_client().set(flag, 1, nx=True, ex=WAKE_FLAG_S))
+        pipeline = redis_client().pipeline(transaction=False)
+        pipeline.set(flag, 1, nx=True, ex=WAKE_FLAG_S)
+        pipeline.hexists(_PAUSED, queue_name)
+        is_first, is_paused = pipeline.execute()
+        # A paused queue would fill up with a job for every sweep; the sweep after the pause finds the rows.
+        return bool(is_first) and not is_paused
 
     if _best_effort("queue.wake_failed", raise_flag, job=job_name) and not _enqueue(
-        queue_name, job_name, connection_id
+        queue_name, job_name, id_
     ):
-        _clear(kind, connection_id)
+        _clear(kind, id_)
 
 
-def _clear(kind: str, connection_id: int) -> None:
+def _clear(kind: str, id_: int) -> None:
     def lower_flag() -> bool:
-        return bool(redis_client().delete(f"tidings:wake:{kind}:{connection_id}"))
+        return bool(redis_client().delete(f"tidings:wake:{kind}:{id_}"))
 
     _best_effort("queue.clear_failed", lower_flag, job=kind)
 
@@ -274,6 +292,47 @@ def is_reachable() -> bool:
         return bool(redis_client().ping())
     except redis.RedisError:
         return False
+
+
+class Pause(NamedTuple):
+    """Since when workers take no job from a queue (Unix ms), and who wanted that."""
+
+    since: int
+    by: str
+
+
+def pause(name: str, by: str) -> bool:
+    """Let workers take no more jobs from one of QUEUES. False if that is so already. Raises Unavailable.
+
+    Redis alone knows of it: if it is wiped, the queue goes on, which is the safe side for a queue of ids.
+    """
+    return bool(redis_client().hsetnx(_PAUSED, name, f"{int(time.time() * 1000)} {by}"))
+
+
+def resume(name: str) -> bool:
+    """Let workers go on with one of QUEUES. False if it was not paused. Raises Unavailable."""
+    return bool(redis_client().hdel(_PAUSED, name))
+
+
+def paused(client: redis.Redis) -> dict[str, Pause]:
+    """The paused queues by name. Raises Unavailable."""
+    found = cast(dict[bytes, bytes], client.hgetall(_PAUSED))
+    said = {name.decode(): value.decode().partition(" ") for name, value in found.items()}
+    return {name: Pause(int(since), by) for name, (since, _, by) in said.items()}
+
+
+def heartbeats() -> dict[str, float]:
+    """When each worker (host:pid) last gave a sign of life, Unix seconds; the silent for 5 minutes too.
+
+    Raises Unavailable.
+    """
+    found = cast(list[tuple[bytes, float]], redis_client().zrange(_WORKERS, 0, -1, withscores=True))
+    return {name.decode(): at for name, at in found}
+
+
+def is_live(name: str, beat_at: float) -> bool:
+    """Whether the worker of that name, whose last sign came at `beat_at` (Unix seconds), can be at work."""
+    return time.time() - beat_at < WORKER_TTL_S and not _is_dead_here(name)
 
 
 def worker_name() -> str:

@@ -1,8 +1,8 @@
 """The worker: takes jobs off the queues and calls them, one at a time, in its own process.
 
 RQ's SimpleWorker without a fork per job (13 ms against 3). What is added to it: each job runs in an app
-context of its own, a sign of life that comes back after a wiped Redis, and no end at a Redis that went away:
-the loop in `run` begins anew until somebody asks the process to stop.
+context of its own, queues can be paused one by one, a sign of life that comes back after a wiped Redis, and
+no end at a Redis that went away: the loop in `run` begins anew until somebody asks the process to stop.
 """
 
 import contextlib
@@ -22,10 +22,11 @@ from rq.exceptions import StopRequested
 from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
-from rq.worker import SimpleWorker
+from rq.worker import SimpleWorker, WorkerStatus
 
 from app import queue
 from app.config import Config
+from app.jobs.signs import Tally
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ JOB_MONITORING_EVERY_S = 5
 SAY_AGAIN_S = 60.0
 #: Longest pause between two attempts to reach Redis, in seconds; RQ's default is 60.
 RECONNECT_WITHIN_S = 1
+#: How often a worker that leaves out a paused queue looks whether it goes on, in seconds.
+LOOK_AGAIN_S = 1
 
 #: Queues of an ordinary worker, first come first.
 ORDINARY = (queue.DELIVERIES, queue.CONTROLS, queue.MAINTENANCE)
@@ -78,7 +81,11 @@ class Worker(SimpleWorker):
     away: Absence
     #: Set when the process was asked to end; RQ itself forgets it while the worker is idle.
     asked: threading.Event
+    #: What this process got done.
+    tally: Tally
     _beaten_at = float("-inf")
+    #: Names of the paused queues, as last seen.
+    _paused: frozenset[str] = frozenset()
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """End after the job in hand, or at once if there is none."""
@@ -105,10 +112,56 @@ class Worker(SimpleWorker):
             raise StopRequested
         super().check_for_suspension(burst)
 
+    def dequeue_job_and_maintain_ttl(
+        self, timeout: int | None, max_idle_time: int | None = None
+    ) -> tuple[Job, Queue] | None:
+        """The next job of a queue that is not paused; timeout None: or None if there is none now.
+
+        A worker waits for all its queues at once and may be given a job of one that was paused meanwhile:
+        it looks at the pauses when it has one, and puts it back.
+        """
+        is_burst = timeout is None
+        self._see_pauses()
+        while True:
+            step = None if is_burst else LOOK_AGAIN_S if self._paused else timeout
+            # Without an end to its patience RQ would wait for the same queues for ever.
+            taken = super().dequeue_job_and_maintain_ttl(step, step) if self._ordered_queues else None
+            if taken is None and is_burst:
+                return None
+            if taken is None and not self._ordered_queues:
+                self._rest()
+            self._see_pauses()
+            if taken is not None:
+                job, origin = taken
+                if origin.name not in self._paused:
+                    return taken
+                origin.push_job_id(job.id, at_front=True)
+
+    def _see_pauses(self) -> None:
+        # Where Redis does not tell there are no jobs either; what was last known stands.
+        with contextlib.suppress(redis.RedisError):
+            self._paused = frozenset(queue.paused(self.connection))
+        wanted = [each for each in self.queues if each.name not in self._paused]
+        # Of a single queue RQ takes jobs in another way, and tidies up after it only where the worker never
+        # had more than one; so a single one that is left is named twice.
+        self._ordered_queues = wanted * 2 if len(wanted) == 1 < len(self.queues) else wanted
+
+    def _rest(self) -> None:
+        """All queues are paused: wait a moment, and give signs of life."""
+        if self.get_state() != WorkerStatus.SUSPENDED:
+            self.set_state(WorkerStatus.SUSPENDED)
+        self.heartbeat()
+        if self.should_run_maintenance_tasks:
+            self.run_maintenance_tasks()
+        if self.asked.wait(LOOK_AGAIN_S):
+            raise StopRequested
+
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
         """Do the job with a fresh `current_app` and database session."""
         with self.app.app_context():
-            return super().perform_job(job, queue, execution)
+            is_done = super().perform_job(job, queue, execution)
+        self.tally.note(queue.name, is_done=is_done)
+        return is_done
 
     def subscribe(self) -> None:
         """Take no commands from Redis: a thread and a connection less, and a second less at the end."""
@@ -132,13 +185,14 @@ def run(app: Flask, config: Config, queues: Sequence[str]) -> None:
     """
     asked = threading.Event()
     _listen(asked)
-    threading.Thread(target=_beat, args=(app, os.getppid()), daemon=True, name="beat").start()
+    tally = Tally()
+    threading.Thread(target=_beat, args=(app, os.getppid(), tally, queues), daemon=True, name="beat").start()
     away = Absence()
     logging.getLogger("rq.worker").addFilter(_is_news)
     while not asked.is_set():
         try:
             worker = make(app, config, queues, asked)
-            worker.away = away
+            worker.away, worker.tally = away, tally
             worker.work(logging_level="WARNING")
         except redis.RedisError as error:
             away.note(error)
@@ -172,15 +226,16 @@ def make(app: Flask, config: Config, queues: Sequence[str], asked: threading.Eve
         default_result_ttl=0,
         log_job_description=False,
     )
-    worker.app, worker.asked, worker.away = app, asked, Absence()
+    worker.app, worker.asked, worker.away, worker.tally = app, asked, Absence(), Tally()
     return worker
 
 
-def _beat(app: Flask, parent: int) -> None:
+def _beat(app: Flask, parent: int, tally: Tally, queues: Sequence[str]) -> None:
     """Give signs of life; end with the parent where the system does not see to that."""
     while True:
         with app.app_context(), contextlib.suppress(redis.RedisError):
             queue.beat()
+            tally.tell(queue.redis_client(), queue.worker_name(), queues)
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGTERM)
             return

@@ -1,0 +1,427 @@
+"""The board: queues, workers and jobs as they stand now, and what people do about them.
+
+Reads RQ's own keys and those of `signs`; a look costs a handful of round trips whatever is in there. A job
+carries ids and nothing else, so that it can be shown, run again or removed without harm: what is to be done
+is in the database, and the sweep finds it without any job.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import cast
+
+import redis
+from flask import current_app
+from rq import worker_registration
+from rq.exceptions import InvalidJobOperation, NoSuchJobError
+from rq.job import Job
+from rq.registry import BaseRegistry, FailedJobRegistry, ScheduledJobRegistry, StartedJobRegistry
+from rq.serializers import JSONSerializer
+
+from app import queue
+from app.config import settings
+from app.jobs import schedule, signs
+from app.protocol.errors import InvalidState, NotFound, invalid
+
+#: Jobs shown of one state at a time.
+PAGE = 50
+#: Of an exception's text this much is kept for the page, characters.
+MAX_TRACE = 16_384
+
+#: Under which name an app keeps what it saw last.
+_MEMORY = "tidings-board"
+
+
+class JobState(StrEnum):
+    """Where a job stands."""
+
+    WORKING = "working"  #: a worker has it
+    WAITING = "waiting"  #: in its queue
+    SCHEDULED = "scheduled"  #: put on its queue at a later time
+    FAILED = "failed"  #: ended with an exception; kept for queue.FAILURE_TTL_S
+
+
+@dataclass(frozen=True, slots=True)
+class JobShown:
+    """One job. Times are Unix ms."""
+
+    id: str
+    #: Dotted name of the function.
+    name: str
+    ids: tuple[int, ...]
+    queue: str
+    state: JobState
+    #: Working: since when; waiting: enqueued; scheduled: due; failed: when it failed.
+    at: int | None
+    enqueued_at: int | None
+    #: host:pid of who does it, or did it last.
+    worker: str | None
+    #: Failures that are remembered, at most 10.
+    failures: int = 0
+    #: The exception's last line, and all of its text.
+    error: str = ""
+    trace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueShown:
+    """One queue."""
+
+    name: str
+    paused: queue.Pause | None
+    waiting: int
+    started: int
+    scheduled: int
+    failed: int
+    #: When the job that waits longest was enqueued, Unix ms.
+    oldest: int | None
+    #: Jobs ended in each of the last 60 whole minutes, the oldest first.
+    pace: tuple[int, ...]
+
+    @property
+    def per_minute(self) -> int:
+        """Jobs ended in the last whole minute."""
+        return self.pace[-1] if self.pace else 0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerShown:
+    """One worker. Times are Unix ms."""
+
+    #: host:pid
+    name: str
+    queues: tuple[str, ...]
+    #: busy, idle, suspended, started; None if RQ does not know the worker (yet).
+    state: str | None
+    job: JobShown | None
+    #: The last sign of life.
+    beat_at: int
+    is_live: bool
+    version: str | None
+    done: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A job that the scheduler does by the clock."""
+
+    name: str
+    every_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """Queues and workers at one moment."""
+
+    #: Unix ms.
+    read_at: int
+    queues: tuple[QueueShown, ...]
+    #: Those that live first.
+    workers: tuple[WorkerShown, ...]
+
+    @property
+    def live(self) -> tuple[WorkerShown, ...]:
+        """The workers that are alive."""
+        return tuple(worker for worker in self.workers if worker.is_live)
+
+    def count(self, state: JobState) -> int:
+        """Jobs in this state, over all queues."""
+        column = {JobState.WORKING: "started"}.get(state, state.value)
+        return sum(getattr(shown, column) for shown in self.queues)
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """Redis does not answer."""
+
+    #: Unix ms: when this process first noticed.
+    since: int
+    error: str
+    #: Where it was looked for, without a password.
+    url: str
+
+
+class _Memory:
+    """What an app's process saw last."""
+
+    board: Board | None = None
+    away: Away | None = None
+
+
+def look() -> tuple[Board | None, Away | None]:
+    """The board, or, while Redis is away, the one that this process saw last and what is wrong."""
+    memory = cast(_Memory, current_app.extensions.setdefault(_MEMORY, _Memory()))
+    try:
+        memory.board, memory.away = _read(), None
+    except redis.RedisError as error:
+        since = memory.away.since if memory.away else _now_ms()
+        memory.away = Away(since, " ".join(str(error).split())[:200], _plain_url())
+    return memory.board, memory.away
+
+
+def turns() -> tuple[Turn, ...]:
+    """What the scheduler does by the clock."""
+    return tuple(Turn(job.name, job.every_s) for job in schedule.PERIODIC)
+
+
+def list_jobs(state: JobState, skip: int = 0) -> tuple[list[JobShown], bool]:
+    """PAGE jobs of a state after the first `skip`, and whether there are more. Raises queue.Unavailable.
+
+    Waiting: the next one first; otherwise the newest first. Queue by queue, in the order of QUEUES.
+    """
+    found: list[tuple[str, str]] = []
+    wanted, left = PAGE + 1, skip
+    for name in queue.QUEUES:
+        size = _size(name, state)
+        if left >= size:
+            left -= size
+            continue
+        found += [(name, job_id) for job_id in _ids(name, state, left, left + wanted - 1)]
+        left, wanted = 0, PAGE + 1 - len(found)
+        if wanted <= 0:
+            break
+    return _fetch(found[:PAGE], state), len(found) > PAGE
+
+
+def get_job(job_id: str) -> JobShown:
+    """One job. Raises NotFound, queue.Unavailable."""
+    job = _job(job_id)
+    for state in JobState:
+        if state is not JobState.WAITING and _is_in(job, state):
+            return _shown(job, state)
+    if queue.queue(job.origin).get_job_position(job) is not None:
+        return _shown(job, JobState.WAITING)
+    raise NotFound("This job is done: nothing is kept of it.")
+
+
+def run_now(job_id: str) -> JobShown:
+    """Put a failed or scheduled job on its queue again. Raises NotFound, InvalidState, queue.Unavailable.
+
+    Safe to ask twice: the second one finds it neither failed nor scheduled.
+    """
+    job = _job(job_id)
+    before = next((s for s in (JobState.FAILED, JobState.SCHEDULED) if _is_in(job, s)), None)
+    if before is None:
+        raise InvalidState("This job neither failed nor waits for a time, so there is nothing to do again.")
+    shown = _shown(job, before)
+    try:
+        _registry(job.origin, before).requeue(job)
+    except InvalidJobOperation:
+        raise InvalidState("Somebody else has just run this job again.") from None
+    return shown
+
+
+def run_all_failed(name: str) -> int:
+    """Put all failed jobs of one of QUEUES on it again; how many. Raises queue.Unavailable."""
+    registry, number = _registry(check_queue(name), JobState.FAILED), 0
+    for job_id in registry.get_job_ids():
+        with contextlib.suppress(InvalidJobOperation, NoSuchJobError):
+            registry.requeue(job_id)
+            number += 1
+    return number
+
+
+def remove(job_id: str) -> JobShown:
+    """Forget a job that nobody works on. Raises NotFound, InvalidState, queue.Unavailable."""
+    shown = get_job(job_id)
+    if shown.state is JobState.WORKING:
+        raise InvalidState("A worker has this job in hand; it ends by itself within a minute.")
+    with contextlib.suppress(NoSuchJobError):
+        _job(job_id).delete()
+    return shown
+
+
+def check_queue(name: str) -> str:
+    """The name itself if it is one of QUEUES. Raises NotFound."""
+    if name not in queue.QUEUES:
+        raise NotFound("There is no such queue.")
+    return name
+
+
+def read_state(text: str) -> JobState:
+    """The state of that name. Raises InvalidRequest at /state."""
+    try:
+        return JobState(text)
+    except ValueError:
+        raise invalid("/state", f"must be one of {', '.join(JobState)}", "choice") from None
+
+
+def _read() -> Board:
+    client = queue.redis_client()
+    paused, pace = queue.paused(client), signs.read_pace(client, queue.QUEUES)
+    queues = tuple(_queue(name, paused.get(name), pace[name]) for name in queue.QUEUES)
+    return Board(_now_ms(), queues, _workers(client))
+
+
+def _queue(name: str, pause: queue.Pause | None, pace: tuple[int, ...]) -> QueueShown:
+    counts = {state: _size(name, state) for state in JobState}
+    oldest = None
+    if counts[JobState.WAITING]:
+        [first] = Job.fetch_many(
+            queue.queue(name).get_job_ids(0, 1)[:1] or [""], queue.redis_client(), JSONSerializer
+        )
+        oldest = _ms(first.enqueued_at) if first else None
+    return QueueShown(
+        name,
+        pause,
+        counts[JobState.WAITING],
+        counts[JobState.WORKING],
+        counts[JobState.SCHEDULED],
+        counts[JobState.FAILED],
+        oldest,
+        pace,
+    )
+
+
+def _workers(client: redis.Redis) -> tuple[WorkerShown, ...]:
+    beats = queue.heartbeats()
+    about = signs.read_about(client, list(beats))
+    records = _records(client)
+    jobs = _jobs_by_id(record.get("current_job") for record in records.values())
+    shown = [
+        _worker(name, at, about.get(name), records.get(name, {}), jobs) for name, at in sorted(beats.items())
+    ]
+    return tuple(sorted(shown, key=lambda worker: not worker.is_live))
+
+
+def _worker(
+    name: str,
+    beat_at: float,
+    about: signs.About | None,
+    record: dict[str, str],
+    jobs: dict[str, JobShown],
+) -> WorkerShown:
+    live = queue.is_live(name, beat_at)
+    queues = about.queues if about else tuple(filter(None, record.get("queues", "").split(",")))
+    return WorkerShown(
+        name=name,
+        queues=queues,
+        state=record.get("state") if live else None,
+        job=jobs.get(record.get("current_job", "")) if live else None,
+        beat_at=int(beat_at * 1000),
+        is_live=live,
+        version=about.version if about else None,
+        done=about.done if about else 0,
+        failed=about.failed if about else 0,
+    )
+
+
+def _records(client: redis.Redis) -> dict[str, dict[str, str]]:
+    """RQ's own record of each worker, by host:pid; the newest where a process registered again."""
+    keys = sorted(worker_registration.get_keys(connection=client))
+    pipeline = client.pipeline(transaction=False)
+    for key in keys:
+        pipeline.hgetall(key)
+    read = cast(list[dict[bytes, bytes]], pipeline.execute())
+    return {
+        # Our workers are called host:pid:milliseconds.
+        key.removeprefix("rq:worker:").rpartition(":")[0]: {
+            field.decode(): value.decode("utf-8", "replace") for field, value in record.items()
+        }
+        for key, record in zip(keys, read, strict=True)
+        if record
+    }
+
+
+def _jobs_by_id(ids: Iterable[str | None]) -> dict[str, JobShown]:
+    wanted = [job_id for job_id in ids if job_id]
+    found = Job.fetch_many(wanted, queue.redis_client(), JSONSerializer) if wanted else []
+    return {job.id: _shown(job, JobState.WORKING) for job in found if job is not None}
+
+
+def _registry(name: str, state: JobState) -> BaseRegistry:
+    kind: type[BaseRegistry] = {
+        JobState.WORKING: StartedJobRegistry,
+        JobState.SCHEDULED: ScheduledJobRegistry,
+        JobState.FAILED: FailedJobRegistry,
+    }[state]
+    return kind(name, connection=queue.redis_client(), serializer=JSONSerializer)
+
+
+def _size(name: str, state: JobState) -> int:
+    if state is JobState.WAITING:
+        return queue.queue(name).count
+    # Without the tidying that RQ does when it counts: looking must change nothing.
+    return _registry(name, state).get_job_count(cleanup=False)
+
+
+def _ids(name: str, state: JobState, start: int, end: int) -> list[str]:
+    if state is JobState.WAITING:
+        return queue.queue(name).get_job_ids(start, end - start + 1)
+    newest_first = state is not JobState.SCHEDULED
+    return _registry(name, state).get_job_ids(start, end, desc=newest_first, cleanup=False)
+
+
+def _fetch(found: Sequence[tuple[str, str]], state: JobState) -> list[JobShown]:
+    jobs = Job.fetch_many([job_id for _, job_id in found], queue.redis_client(), JSONSerializer)
+    return [_shown(job, state) for job in jobs if job is not None]
+
+
+def _job(job_id: str) -> Job:
+    try:
+        job = Job.fetch(job_id, connection=queue.redis_client(), serializer=JSONSerializer)
+    except NoSuchJobError:
+        raise NotFound("There is no such job any more.") from None
+    check_queue(job.origin)
+    return job
+
+
+def _is_in(job: Job, state: JobState) -> bool:
+    if state is JobState.WORKING:
+        # Its members are called job:execution.
+        return job.id in _registry(job.origin, state).get_job_ids(cleanup=False)
+    return job in _registry(job.origin, state)
+
+
+def _shown(job: Job, state: JobState) -> JobShown:
+    name, ids = _call(job)
+    results = job.results() if state is JobState.FAILED else []
+    trace = next((result.exc_string for result in results if result.exc_string), None) or ""
+    at = {
+        JobState.WORKING: job.started_at,
+        JobState.WAITING: job.enqueued_at,
+        JobState.FAILED: job.ended_at,
+    }.get(state)
+    if state is JobState.SCHEDULED:
+        at = _registry(job.origin, state).get_expiration_time(job)
+    return JobShown(
+        id=job.id,
+        name=name,
+        ids=ids,
+        queue=job.origin,
+        state=state,
+        at=_ms(at),
+        enqueued_at=_ms(job.enqueued_at),
+        worker=job.worker_name.rpartition(":")[0] if job.worker_name else None,
+        failures=len(results),
+        error=(trace.strip().splitlines() or [""])[-1][:500],
+        trace=trace[-MAX_TRACE:],
+    )
+
+
+def _call(job: Job) -> tuple[str, tuple[int, ...]]:
+    """What a job calls, and with which ids. One that cannot be read is named as such."""
+    try:
+        name, args = job.func_name, job.args
+    except Exception:  # whatever stands there was put there by somebody else
+        return "unreadable", ()
+    return str(name), tuple(each for each in args if type(each) is int)
+
+
+def _ms(at: datetime | None) -> int | None:
+    return None if at is None else int(at.timestamp() * 1000)
+
+
+def _now_ms() -> int:
+    """This machine's time: RQ's own times, beside which it is shown, are of it as well."""
+    return int(time.time() * 1000)
+
+
+def _plain_url() -> str:
+    """REDIS_URL without name and password."""
+    scheme, _, rest = queue.redis_url(settings()).partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
