@@ -19,8 +19,9 @@ TEST_JOBS ?= 2
 TEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+DRILL_ARGS ?=
 
-.PHONY: help demo venv run test check format bench lock clean
+.PHONY: help demo venv run test check format bench drill lock clean
 
 help: ## Show what can be made
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -52,6 +53,9 @@ format: $(DEV) ## Put the code into its form
 
 bench: $(DEV) ## Measure speed and memory (BENCH_ARGS passes options)
 	@$(BIN)/python -m bench $(BENCH_ARGS)
+
+drill: $(DEV) ## Kill, cut, fill and confuse whole instances, and prove that nothing is lost (DRILL_ARGS=--short)
+	@$(BIN)/python -m drills $(DRILL_ARGS)
 
 lock: $(DEV) ## Make requirements*.txt anew from requirements*.in (LOCK_ARGS=--upgrade takes newer releases)
 	@for name in requirements requirements-dev; do \

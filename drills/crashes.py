@@ -1,0 +1,53 @@
+"""Crashes: processes die at any instant, Redis forgets all it knew, the database server is killed."""
+
+from drills.drill import Skipped, Tally, drill
+from drills.world import PARTS, World
+from tests.engines import OwnPostgreSQL
+
+
+@drill("kill-9", "kill -9 of a random process {times} times under load", times=50, times_short=8)
+def kill_processes(world: World) -> Tally:
+    """Any part of either instance, the supervisor with all its parts among them."""
+    pair = world.pair()
+    with world.load(pair, "kill-9") as load:
+        for _ in range(world.times):
+            load.wait_for(world.breath)
+            while not world.rng.choice(pair[:2]).kill(world.rng.choice(PARTS)):
+                pass  # It was dead already; another one.
+        load.wait_for(world.breath)
+    return world.prove(pair, load)
+
+
+@drill("flushall", "FLUSHALL at both sides {times} times under load", times=5, times_short=2)
+def flush_redis(world: World) -> Tally:
+    """All wake-ups, nonces, limits and queues are gone."""
+    pair = world.pair()
+    with world.load(pair, "flushall") as load:
+        for _ in range(world.times):
+            for station in pair[:2]:
+                load.wait_for(world.breath)
+                with station.redis() as client:
+                    client.flushall()
+        load.wait_for(world.breath)
+    return world.prove(pair, load)
+
+
+@drill(
+    "postgresql",
+    "PostgreSQL of both sides killed and started again {times} times under load",
+    times=5,
+    engine="postgresql",
+)
+def kill_postgresql(world: World) -> Tally:
+    """All its processes at once; for a moment nothing can be accepted."""
+    if not isinstance(world.server, OwnPostgreSQL):
+        raise Skipped("TEST_DATABASE_URL names a server that is not ours to kill")
+    pair = world.pair()
+    with world.load(pair, "postgresql") as load:
+        for _ in range(world.times):
+            load.wait_for(world.breath)
+            world.server.kill9()
+            load.wait_for_refusals(2)
+            world.server.start()
+        load.wait_for(world.breath)
+    return world.prove(pair, load)
