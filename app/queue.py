@@ -170,14 +170,21 @@ def _enqueue(queue_name: str, job_name: str, *ids: int) -> bool:
     return _best_effort("queue.enqueue_failed", add, job=job_name)
 
 
-def wake_drain(connection_id: int, failing: bool = False) -> None:
-    """Have the connection's due deliveries sent. Repeats are one job until the job starts."""
-    _wake("drain", DELIVERIES_FAILING if failing else DELIVERIES, DRAIN, connection_id)
+def wake_drain(connection_id: int, failing: bool = False, *, again: bool = False) -> None:
+    """Have the connection's due deliveries sent. Repeats are one job until the job starts.
+
+    again: by a sweep, that finds them due and nobody at work: a job that was made for them before and is not
+    in the queue any more went down with its worker.
+    """
+    _wake("drain", DELIVERIES_FAILING if failing else DELIVERIES, DRAIN, connection_id, again)
 
 
-def wake_controls(connection_id: int) -> None:
-    """Have the connection's waiting control messages sent. Repeats are one job until the job starts."""
-    _wake("controls", CONTROLS, SEND_CONTROLS, connection_id)
+def wake_controls(connection_id: int, *, again: bool = False) -> None:
+    """Have the connection's waiting control messages sent. Repeats are one job until the job starts.
+
+    again: as for `wake_drain`.
+    """
+    _wake("controls", CONTROLS, SEND_CONTROLS, connection_id, again)
 
 
 def wake_operation(operation_id: int) -> None:
@@ -200,16 +207,17 @@ def controls_started(connection_id: int) -> None:
     _clear("controls", connection_id)
 
 
-def _wake(kind: str, queue_name: str, job_name: str, id_: int) -> None:
+def _wake(kind: str, queue_name: str, job_name: str, id_: int, again: bool = False) -> None:
     flag = f"tidings:wake:{kind}:{id_}"
 
     def raise_flag() -> bool:
         pipeline = redis_client().pipeline(transaction=False)
         pipeline.set(flag, 1, nx=True, ex=WAKE_FLAG_S)
         pipeline.hexists(_PAUSED, queue_name)
-        is_first, is_paused = pipeline.execute()
+        pipeline.llen(_link().queues[queue_name].key)
+        is_first, is_paused, length = pipeline.execute()
         # A paused queue would fill up with a job for every sweep; the sweep after the pause finds the rows.
-        return bool(is_first) and not is_paused
+        return bool(is_first or (again and not length)) and not is_paused
 
     if _best_effort("queue.wake_failed", raise_flag, job=job_name) and not _enqueue(
         queue_name, job_name, id_

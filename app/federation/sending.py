@@ -122,7 +122,7 @@ def wake_due(limit: int = 200) -> int:
         .limit(limit)
     ).all()
     for connection_id in due:
-        queue.wake_controls(connection_id)
+        queue.wake_controls(connection_id, again=True)
     return len(due)
 
 

@@ -26,6 +26,7 @@ from rq.worker import SimpleWorker, WorkerStatus
 
 from app import queue
 from app.config import Config
+from app.jobs import aside
 from app.jobs.signs import Tally
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,9 @@ SAY_AGAIN_S = 60.0
 RECONNECT_WITHIN_S = 1
 #: How often a worker that leaves out a paused queue looks whether it goes on, in seconds.
 LOOK_AGAIN_S = 1
+
+#: How long jobs that wait aside for a peer may take to end, in seconds: a request has 15, and is recorded.
+GRACE_S = 20.0
 
 #: Queues of an ordinary worker, first come first.
 ORDINARY = (queue.DELIVERIES, queue.CONTROLS, queue.MAINTENANCE)
@@ -179,7 +183,7 @@ class Worker(SimpleWorker):
 
 
 def run(app: Flask, config: Config, queues: Sequence[str]) -> None:
-    """Work until SIGTERM or SIGINT; the job in hand is finished first.
+    """Work until SIGTERM or SIGINT; the job in hand, and those that wait for a peer, are finished first.
 
     If Redis goes away or is wiped, the worker waits for it and registers again.
     """
@@ -198,6 +202,8 @@ def run(app: Flask, config: Config, queues: Sequence[str]) -> None:
             away.note(error)
         _listen(asked)
         asked.wait(RECONNECT_WITHIN_S)
+    if not aside.finish(GRACE_S):
+        log.warning("worker.left_aside", extra={"jobs": aside.count()})
     with app.app_context(), contextlib.suppress(redis.RedisError):
         queue.farewell()
 

@@ -34,6 +34,9 @@ _ENVELOPE_BYTES = len(b'{"batchId":"","connectionId":"","streamEpoch":"","events
 )
 _ENTRY_BYTES = len(b'{"sequence":9007199254740991,"event":},')
 
+#: An event that is dated later than this is not sent yet, ms; a peer takes those of 300 s.
+MAX_AHEAD_MS = 60_000
+
 _DELIVERY = table_of(Delivery)
 _EVENT = table_of(Event)
 
@@ -136,7 +139,10 @@ def is_granted(event_type: str, patterns: frozenset[str]) -> bool:
 
 
 def claim(target: Target, now: int, most: int) -> Claim:
-    """The next batch of at most `most` events, marked as being sent and numbered."""
+    """The next batch of at most `most` events, marked as being sent and numbered.
+
+    A probe of an open breaker has one: the others use no attempt.
+    """
     withheld = withheld_key_ids(target.connection_id) if target.has_unknown_key else []
     for _ in range(_MAX_PAGES):
         rows = _read_due(target.connection_id, now, min(most, target.max_batch_events), withheld)
@@ -147,7 +153,8 @@ def claim(target: Target, now: int, most: int) -> Claim:
         good = _finish_hopeless(target, rows, patterns, now)
         if good:
             counter = current_counter(target.connection_id)
-            return Claim(_take(target, counter, _fitting(good, target.max_request_bytes)))
+            fitting = _fitting(good[:1] if target.is_probe else good, target.max_request_bytes)
+            return Claim(_take(target, counter, fitting))
     return Claim(None, more=True)
 
 
@@ -212,11 +219,14 @@ def _finish_hopeless(
     }
     good: list[_Sized] = []
     bad: dict[finish.Ending, list[_Row]] = {}
+    early: list[_Row] = []
     for row in rows:
         body = row.body
-        size = event_size(body if body.isascii() else body.encode(), row.signature)
+        size = event_size(body if body.isascii() else body.encode(), row.signature, row.proof)
+        if row.timestamp > now + MAX_AHEAD_MS:
+            early.append(row)
         # Whoever asked for an old one to be sent again gets one more try.
-        if row.timestamp < oldest and row.trigger == "auto":
+        elif row.timestamp < oldest and row.trigger == "auto":
             bad.setdefault(finish.EXPIRED, []).append(row)
         elif not granted[row.event_type]:
             bad.setdefault(finish.WITHDRAWN, []).append(row)
@@ -226,7 +236,16 @@ def _finish_hopeless(
             good.append((row, size))
     for ending, hopeless in bad.items():
         finish.finish(target.connection_id, hopeless, ending)
+    for row in early:
+        _wait_until(row.id, row.timestamp)
     return good
+
+
+def _wait_until(delivery_id: int, due: int) -> None:
+    """Let one wait that was published while our clock ran ahead: the peer would refuse it for good (§7)."""
+    db.session.connection().execute(
+        sa.update(_DELIVERY).where(_DELIVERY.c.id == delivery_id).values(next_attempt_at=due)
+    )
 
 
 def _fitting(rows: Sequence[_Sized], max_request_bytes: int) -> list[_Row]:

@@ -126,11 +126,13 @@ def record_failed(target: Target, batch: Batch, reply: Reply, now: int, rng: Ran
         is_second_in_a_row=len(batch.entries) == 1 and _was_suspect(target.connection_id),
     )
     attempt_id = _store_attempt(target, batch, reply)
+    again: dict[str, Any]
     if outcome in _NO_ATTEMPT:
         again = {"attempts": _DELIVERY.c.attempts - 1}
     else:
         _store_entries(batch.entries, attempt_id, reply.error_code, reply.error_detail)
-        again = {}
+        # Whoever asked for one to be sent again got his try; from here on its age decides once more.
+        again = {"trigger": "auto"}
     _put_back(batch.entries, attempt_id, reply.error_code, reply.error_detail, **again)
     name = outcome.name.lower()
     metrics.count_request(name, {name: len(batch.entries)}, reply.duration_ms)

@@ -1,33 +1,47 @@
 """Rescue: find what nobody looks after, and have it looked at.
 
 Runs every second or two, in any number of processes, and needs nothing that Redis keeps: leases of drains
-that died, deliveries that became due, and wake-ups that were lost.
+that died, deliveries that became due, wake-ups that were lost, and what grew too old behind a connection that
+sends nothing.
+
+A clock that was ahead and is mended leaves times that nobody could have meant: leases that last for a day,
+waits longer than the longest. They count as over.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
+from app.backoff import LONGEST_WAIT_MS, MAX_RETRY_AGE_MS
 from app.clock import now_ms
 from app.database import db, table_of, transaction
 from app.federation.leases import is_dead
-from app.federation.lifecycle import sending_clause
-from app.models import Connection, Delivery
-from app.outbox.lease import reset_sending
-from app.protocol.states import DeliveryState
+from app.federation.lifecycle import lock, sending_clause
+from app.models import Connection, Delivery, Event
+from app.outbox import finish
+from app.outbox.lease import LEASE_MS, reset_sending
+from app.protocol.states import OPEN, DeliveryState
 from app.queue import wake_drain
 
 #: Connections that one sweep looks after at most.
 MAX_CONNECTIONS = 500
+#: Connections whose oldest deliveries one sweep ends at most, and how many of each.
+MAX_EXPIRING = 20
+EXPIRE_PAGE = 1_000
 
 _CONNECTION = table_of(Connection)
 _DELIVERY = table_of(Delivery)
+_EVENT = table_of(Event)
 
 
 def sweep() -> int:
     """Free the leases of the dead and wake what is due. How many connections were woken. Commits."""
     free_leases()
+    expire_old()
     due = _due_connections(now_ms())
     for connection_id, failures in due:
-        wake_drain(connection_id, failing=failures > 0)
+        wake_drain(connection_id, failing=failures > 0, again=True)
     return len(due)
 
 
@@ -39,7 +53,11 @@ def free_leases() -> int:
         .where(_CONNECTION.c.drain_owner.is_not(None))
         .limit(MAX_CONNECTIONS)
     )
-    lost = [row for row in held if row.drain_lease_until < now or is_dead(row.drain_owner)]
+    lost = [
+        row
+        for row in held
+        if not now <= row.drain_lease_until <= now + 2 * LEASE_MS or is_dead(row.drain_owner)
+    ]
     db.session.rollback()
     return sum(_free(row.id, row.drain_owner, row.drain_lease_until) for row in lost)
 
@@ -80,7 +98,7 @@ def _due_connections(now: int) -> list[tuple[int, int]]:
         sa.select(_CONNECTION.c.id, _CONNECTION.c.failures)
         .where(
             sending_clause(),
-            _CONNECTION.c.retry_at <= now,
+            sa.not_(_waits(now)),
             _CONNECTION.c.drain_owner.is_(None),
             sa.or_(waits, orphaned),
         )
@@ -90,3 +108,75 @@ def _due_connections(now: int) -> list[tuple[int, int]]:
     due = [(row.id, row.failures) for row in found]
     db.session.rollback()
     return due
+
+
+def _waits(now: int) -> sa.ColumnElement[bool]:
+    """Whether a connection waits after failures, or because the peer asked for it."""
+    return _CONNECTION.c.retry_at.between(now + 1, now + LONGEST_WAIT_MS)
+
+
+def expire_old() -> int:
+    """Give up what is older than 7 days and waits where no drain comes by. How many. Commits.
+
+    A drain does so with what it takes up; behind a suspension, a hold, a pause or a wait it takes nothing up.
+    """
+    oldest = now_ms() - MAX_RETRY_AGE_MS
+    found = db.session.connection().execute(
+        sa.select(_CONNECTION.c.id)
+        .where(
+            _CONNECTION.c.status.in_(OPEN),
+            sa.or_(sa.not_(sending_clause()), _waits(now_ms())),
+            sa.or_(_first_is_older(oldest, numbered=True), _first_is_older(oldest, numbered=False)),
+        )
+        .limit(MAX_EXPIRING)
+    )
+    stale = list(found.scalars())
+    db.session.rollback()
+    return sum(_expire(connection_id, oldest) for connection_id in stale)
+
+
+def _is_numbered(numbered: bool) -> sa.ColumnElement[bool]:
+    return _DELIVERY.c.sequence.is_not(None) if numbered else _DELIVERY.c.sequence.is_(None)
+
+
+def _first_is_older(oldest: int, *, numbered: bool) -> sa.ColumnElement[bool]:
+    """Whether the event of the first waiting delivery is older: one look into the index and one row."""
+    first = (
+        sa.select(_DELIVERY.c.event_id)
+        .where(
+            _DELIVERY.c.connection_id == _CONNECTION.c.id,
+            _DELIVERY.c.state == DeliveryState.PENDING,
+            _is_numbered(numbered),
+        )
+        .order_by(_DELIVERY.c.sequence, _DELIVERY.c.id)
+        .limit(1)
+        .correlate(_CONNECTION)
+        .scalar_subquery()
+    )
+    return sa.exists().where(_EVENT.c.id == first, _EVENT.c.timestamp < oldest)
+
+
+def _expire(connection_id: int, oldest: int) -> int:
+    with transaction():
+        lock(connection_id)
+        rows = [row for numbered in (True, False) for row in _oldest(connection_id, oldest, numbered)]
+        finish.finish(connection_id, rows, finish.EXPIRED)
+    return len(rows)
+
+
+def _oldest(connection_id: int, oldest: int, numbered: bool) -> Sequence[Any]:
+    """Of the first waiting deliveries those that are older, but for what a person wants to be sent again."""
+    first = (
+        sa.select(_DELIVERY.c.id, _DELIVERY.c.event_id, _DELIVERY.c.stream_id, _DELIVERY.c.sequence)
+        .where(
+            _DELIVERY.c.connection_id == connection_id,
+            _DELIVERY.c.state == DeliveryState.PENDING,
+            _DELIVERY.c.trigger == "auto",
+            _is_numbered(numbered),
+        )
+        .order_by(_DELIVERY.c.sequence, _DELIVERY.c.id)
+        .limit(EXPIRE_PAGE)
+        .subquery()
+    )
+    older = sa.select(first).join(_EVENT, _EVENT.c.id == first.c.event_id).where(_EVENT.c.timestamp < oldest)
+    return db.session.connection().execute(older).all()

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from requests import Response, Session
 
+from app.transport import waiting
 from app.transport.adapter import Call, WireAdapter
 from app.transport.address import IPNetwork, Resolver
 from app.transport.wire import Deadline, StaleWire, tls_context
@@ -135,13 +136,13 @@ class Client:
             # With an empty dict for proxies, requests looks for none.
             return self._session.send(call, stream=True, allow_redirects=False, proxies={})
 
-        try:
-            response = send(is_repeat=False)
-        except StaleWire:
-            # Once only: a new connection is never stale.
-            response = send(is_repeat=True)
-
-        body_of_answer = response.raw.read(decode_content=False)
+        with waiting.outside():
+            try:
+                response = send(is_repeat=False)
+            except StaleWire:
+                # Once only: a new connection is never stale.
+                response = send(is_repeat=True)
+            body_of_answer = response.raw.read(decode_content=False)
         duration_ms = round((time.monotonic() - started) * 1000)
         return Answer(response.status_code, dict(response.headers), body_of_answer, duration_ms)
 
