@@ -222,7 +222,7 @@ def _finish_hopeless(
     early: list[_Row] = []
     for row in rows:
         body = row.body
-        size = event_size(body if body.isascii() else body.encode(), row.signature, row.proof)
+        size = event_size(body if body.isascii() else body.encode(), row.signature)
         if row.timestamp > now + MAX_AHEAD_MS:
             early.append(row)
         # Whoever asked for an old one to be sent again gets one more try.
