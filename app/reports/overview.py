@@ -1,7 +1,7 @@
 """The overview: what needs a person, worst first, and how far the set-up has come.
 
-Asked for every page of the console, whose frame shows the counts, so that nothing here grows with the number
-of events: numbers end in an index at a cap, and beyond it they say "this many or more".
+The frame of every page of the console shows how much it is, so that nothing here grows with the number of
+events: numbers end in an index at a cap, and beyond it they say "this many or more".
 """
 
 import time
@@ -30,7 +30,7 @@ from app.models import (
 from app.protocol.keys import KeyStatus
 from app.protocol.states import LIVE, ConnectionStatus, DeliveryState, SubscriptionStatus
 
-#: Rows counted at most for a number in the frame of a page.
+#: Rows counted at most.
 COUNT_CAP = 1_000
 #: Connections looked at for trouble at most; of each kind of trouble so many are named one by one.
 _LOOKED_AT = 200
@@ -108,23 +108,6 @@ class Attention:
         return TONES[self.kind]
 
 
-class Count(NamedTuple):
-    """A number beside an entry of the navigation."""
-
-    #: At most COUNT_CAP; `more` says that it ended there.
-    number: int
-    more: bool
-    #: bad, wait or plain.
-    tone: str
-    #: What is counted, to be read out after the number.
-    words: str
-
-    @property
-    def text(self) -> str:
-        """`23`, or `1,000+`."""
-        return f"{self.number:,}+" if self.more else f"{self.number:,}"
-
-
 class Step(NamedTuple):
     """One step of the set-up."""
 
@@ -147,31 +130,6 @@ def attention(workspace_id: int) -> list[Attention]:
     ]
     order = {kind: place for place, kind in enumerate(Kind)}
     return sorted(found, key=lambda item: order[item.kind])
-
-
-def counts(workspace_id: int) -> dict[str, Count]:
-    """Numbers beside `deliveries`, `dead_letters`, `connections` and `subscriptions`; none that is zero."""
-    waiting = count_up_to(workspace_id, (DeliveryState.PENDING, DeliveryState.SENDING))
-    dead = count_up_to(workspace_id, (DeliveryState.DEAD,))
-    requests = _number(
-        sa.select(Connection.id).where(
-            Connection.workspace_id == workspace_id,
-            Connection.status == ConnectionStatus.PENDING,
-            Connection.checked_at.is_not(None),
-        )
-    )
-    approvals = _number(_asked(workspace_id).with_only_columns(Subscription.id))
-    found = {
-        "deliveries": (waiting, "plain", "waiting"),
-        "dead_letters": (dead, "bad", "dead"),
-        "connections": (requests, "wait", "requests to review"),
-        "subscriptions": (approvals, "wait", "to approve"),
-    }
-    return {
-        name: Count(min(number, COUNT_CAP), number > COUNT_CAP, tone, words)
-        for name, (number, tone, words) in found.items()
-        if number
-    }
 
 
 def count_up_to(workspace_id: int, states: Sequence[DeliveryState], cap: int = COUNT_CAP) -> int:
@@ -284,7 +242,7 @@ _MORE = {
 }
 
 
-def _troubled(workspace_id: int) -> Sequence[sa.Row[Any]]:
+def _troubled(workspace_id: int) -> Sequence[Any]:
     trouble = sa.or_(
         _CONNECTION.c.status == ConnectionStatus.PENDING,
         _CONNECTION.c.key_review.is_(True),
@@ -324,7 +282,7 @@ def _troubled(workspace_id: int) -> Sequence[sa.Row[Any]]:
     ).all()
 
 
-def _trouble_of(row: sa.Row[Any]) -> Iterator[Attention]:
+def _trouble_of(row: Any) -> Iterator[Attention]:
     name = row.name or row.claimed_base_url or "Somebody"
     if row.status is ConnectionStatus.PENDING:
         where = f"for its workspace {row.remote_workspace_name}, " if row.remote_workspace_name else ""
@@ -370,7 +328,7 @@ def _trouble_of(row: sa.Row[Any]) -> Iterator[Attention]:
         )
 
 
-def _skewed(name: str, row: sa.Row[Any]) -> Attention:
+def _skewed(name: str, row: Any) -> Attention:
     side = "ahead of" if row.clock_skew_ms > 0 else "behind"
     limit = "more than the 300 s that are accepted" if abs(row.clock_skew_ms) > MAX_SKEW_MS else "up to 300 s"
     what = f"{name}: clock {abs(row.clock_skew_ms) // 1000} s {side} ours"
@@ -436,22 +394,16 @@ def _holes(workspace_id: int) -> Iterator[Attention]:
         )
 
 
-def _asked(workspace_id: int) -> sa.Select[Any]:
-    """Peers' subscriptions that wait for our word."""
-    return sa.select(Subscription).where(
-        Subscription.workspace_id == workspace_id,
-        Subscription.direction == Direction.OUTGOING,
-        Subscription.status == SubscriptionStatus.PENDING,
-    )
-
-
 def _approvals(workspace_id: int) -> Iterator[Attention]:
-    asked = _asked(workspace_id).with_only_columns(
-        Subscription.event_type, Subscription.created_at, Peer.name
-    )
     rows = db.session.execute(
-        asked.join(Connection, Connection.id == Subscription.connection_id)
+        sa.select(Subscription.event_type, Subscription.created_at, Peer.name)
+        .join(Connection, Connection.id == Subscription.connection_id)
         .join(Peer, Peer.id == Connection.peer_id)
+        .where(
+            Subscription.workspace_id == workspace_id,
+            Subscription.direction == Direction.OUTGOING,
+            Subscription.status == SubscriptionStatus.PENDING,
+        )
         .order_by(Subscription.id)
         .limit(COUNT_CAP + 1)
     ).all()
