@@ -116,6 +116,12 @@ def _name(text: str) -> str:
     return text
 
 
+def _label(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9-]{1,12}", text):
+        raise ValueError(text)
+    return text.upper()
+
+
 def _secret(text: str) -> str:
     if len(text) < 16:
         raise ValueError("too short")
@@ -228,6 +234,15 @@ SETTINGS: tuple[Setting, ...] = (
         "Name that peers are shown.",
         _name,
         "the host's name",
+    ),
+    Setting(
+        "INSTANCE_LABEL",
+        "",
+        "",
+        "1 to 12 letters, digits and hyphens",
+        "What the console calls this instance beside its name, such as PROD, TEST or DEMO.",
+        _label,
+        "`LOCAL` while BASE_URL is loopback, else `PROD`",
     ),
     Setting(
         "SECRET_KEY",
@@ -367,6 +382,8 @@ class Config:
     #: None: the one in the database, made on the first start.
     instance_id: str | None
     instance_name: str
+    #: Upper case.
+    instance_label: str
     secret_key: str = field(repr=False)
     secret_key_previous: str | None = field(repr=False)
     #: As SQLAlchemy takes it.
@@ -417,6 +434,8 @@ def _values(environ: Mapping[str, str]) -> dict[str, Any]:
     """All fields of a Config by name; secret_key is None if it is not given."""
     values = {setting.name.lower(): _read(setting, environ) for setting in SETTINGS}
     values["instance_name"] = values["instance_name"] or socket.gethostname() or "tidings"
+    loopback = is_loopback(values["base_url"])
+    values["instance_label"] = values["instance_label"] or ("LOCAL" if loopback else "PROD")
     values["database_url"] = values["database_url"] or f"sqlite:///{values['data_dir'] / 'tidings.db'}"
     values["redis_url"] = values["redis_url"] or ""
     for name in ("federation_allowed_networks", "federation_auto_grant"):

@@ -20,6 +20,7 @@ __all__ = [
     "RemoteError",
     "RemoteInvalid",
     "RemoteUnreachable",
+    "RoleNeeded",
     "SubscriptionExists",
     "Unauthenticated",
 ]
@@ -48,6 +49,19 @@ class MissingScope(AppError):
 
     def __init__(self, scope: str) -> None:
         super().__init__(f"This call needs a token with the scope {scope}.", scope=scope)
+
+
+class RoleNeeded(AppError):
+    """Somebody is signed in, but the role they have here may not do this; the detail names the one that may."""
+
+    code = "access_denied"
+    status = 403
+    title = "Your role may not do this"
+    retryable = False
+
+    def __init__(self, role: str) -> None:
+        article = "an" if role[0] in "aeiou" else "a"
+        super().__init__(f"This needs {article} {role} of the workspace.", role=role)
 
 
 class ConnectionExists(AppError):

@@ -2,12 +2,12 @@
 
 from flask import Flask
 
-from app.web import errors, home, json, limits, ops, request_id, security
+from app.web import console, errors, json, limits, ops, request_id, security
 from app.web.api import routes
 from app.web.peer import control, incoming, wellknown
 
 #: Blueprints of the app, in the order in which they are registered.
-BLUEPRINTS = (*routes.BLUEPRINTS, control.bp, incoming.bp, wellknown.bp, ops.bp, home.bp)
+BLUEPRINTS = (*routes.BLUEPRINTS, control.bp, incoming.bp, wellknown.bp, ops.bp)
 
 
 def register(app: Flask) -> None:
@@ -19,3 +19,4 @@ def register(app: Flask) -> None:
     security.register(app)
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
+    console.register(app)

@@ -1,4 +1,5 @@
-"""Answers to what went wrong: one place turns every refusal and fault into a problem document (RFC 9457).
+"""Answers to what went wrong: one place turns every refusal and fault into a problem document (RFC 9457), or
+into a page where a person asked for one.
 
 Views never catch. A `Problem` says its own status and code; what Flask refuses by itself (no such path,
 another method, a body too large) gets the code of its status; anything else is a fault of ours, logged once
@@ -18,6 +19,8 @@ from app.database import db
 from app.errors import MissingScope, Unauthenticated
 from app.protocol import errors as protocol
 from app.protocol.errors import Problem
+from app.web.console.error_pages import error_page
+from app.web.console.headers import is_page
 
 _log = logging.getLogger(__name__)
 
@@ -47,8 +50,8 @@ def register(app: Flask) -> None:
 
 
 def answer_problem(problem: Problem) -> Response:
-    """The problem document, with the headers that belong to it."""
-    response = _document(problem.to_wire(g.get("request_id")), problem.status)
+    """The problem document or page, with the headers that belong to it."""
+    response = _answer(problem, problem.status)
     retry_after_s = getattr(problem, "retry_after_s", None)
     if retry_after_s is not None:
         response.headers["Retry-After"] = str(max(1, int(retry_after_s)))
@@ -78,8 +81,7 @@ def _answer_http(error: HTTPException) -> Response | HTTPException:
     if status >= 500 and status not in _BY_STATUS:
         return answer_problem(protocol.InternalError())
     problem = _BY_STATUS.get(status, protocol.InvalidRequest)(_plain_detail(status))
-    document = problem.to_wire(g.get("request_id")) | {"status": status}
-    response = _document(document, status)
+    response = _answer(problem, status)
     for name, value in error.get_headers(request.environ):
         if name.lower() not in ("content-type", "content-length"):
             response.headers[name] = value
@@ -90,6 +92,8 @@ def _plain_detail(status: int) -> str:
     """Werkzeug's own descriptions speak of browsers and spelling."""
     if status == 404:
         return f"There is nothing at {request.path[:200]}."
+    if status == 400 and is_page(request.path):
+        return "The form was too old, or was not one of ours. Open the page again and repeat what you did."
     return ""
 
 
@@ -109,6 +113,12 @@ def _answer_fault(error: Exception) -> Response:
     """A fault of ours: the log has all of it, the caller nothing but its request id."""
     _log.error("request.failed", exc_info=error, extra={"method": request.method, "path": request.path})
     return answer_problem(protocol.InternalError("The fault was logged with this request's id."))
+
+
+def _answer(problem: Problem, status: int) -> Response:
+    if is_page(request.path):
+        return error_page(problem, status)
+    return _document(problem.to_wire(g.get("request_id")) | {"status": status}, status)
 
 
 def _document(members: dict[str, Any], status: int) -> Response:

@@ -35,7 +35,7 @@ KEEPERS: dict[str, frozenset[str]] = {
         "flask_sqlalchemy": "database",
         "flask_migrate": "__init__ cli",
         "flask_wtf": "web",
-        "flask_login": "web",
+        "flask_bootstrap": "web",
         "pydantic": "web",
         "werkzeug": "web",
         "wtforms": "web",

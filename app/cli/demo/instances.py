@@ -85,6 +85,7 @@ class DemoInstance:
             "BIND": f"127.0.0.1:{port.number}",
             "DATA_DIR": str(self.data_dir),
             "INSTANCE_NAME": name,
+            "INSTANCE_LABEL": "DEMO",
             "FEDERATION_ALLOWED_NETWORKS": "127.0.0.0/8",
         }
         self._process: subprocess.Popen[bytes] | None = None

@@ -1,0 +1,5 @@
+"""Replay, and how the streams stand."""
+
+from flask import Blueprint
+
+bp = Blueprint("replays", __name__)
