@@ -12,7 +12,7 @@ from app.federation import controls, lifecycle, subscriptions, told
 from app.federation.consequences import plugged
 from app.models import Connection, ControlOut, ControlState, Direction, Subscription
 from app.protocol.control import ControlType, VerifiedControlAck, parse_grant
-from app.protocol.errors import Problem
+from app.protocol.errors import AccessDenied, Problem
 from app.protocol.event_types import is_subset
 from app.protocol.states import (
     ENDED,
@@ -50,6 +50,7 @@ SubscriptionAckHandler = Callable[[Connection, Subscription, ControlOut, Verifie
 def apply_answer(connection: Connection, control: ControlOut, ack: VerifiedControlAck) -> None:
     """Let a verified answer have its effect, inside the caller's transaction."""
     control_type = ControlType(control.type)
+    connection.denied_since = None
     if connection.hold_code in PASSING:
         release(connection)
     if control_type in _ON_CONNECTION:
@@ -83,6 +84,8 @@ def apply_refusal(connection: Connection, control: ControlOut, code: str, detail
 
 def hold(connection: Connection, code: str, detail: str) -> None:
     """Let nothing go out until a person looked, inside the caller's transaction."""
+    if code == AccessDenied.code and connection.denied_since is None:
+        connection.denied_since = clock.now_ms()
     if connection.hold_code is None:
         connection.hold_since = clock.now_ms()
         log.warning("connection.held", extra={"connection_id": connection.id, "code": code, "detail": detail})

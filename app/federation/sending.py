@@ -18,6 +18,7 @@ from app import clock, queue
 from app.backoff import parse_retry_after, retry_delay
 from app.database import db, transaction
 from app.federation import answers, calls, controls, identity, lifecycle, outside, peers
+from app.federation.clocks import skew_ms
 from app.federation.leases import is_dead, new_owner
 from app.models import Connection, ControlOut, ControlState, SigningKey
 from app.protocol.answers import ControlOutcome, decide_control
@@ -30,7 +31,7 @@ from app.protocol.control import (
     parse_control_ack,
     verify_control_ack,
 )
-from app.protocol.errors import Problem, read_problem
+from app.protocol.errors import ClockSkew, Problem, read_problem
 from app.protocol.keys import KeyStatus
 from app.protocol.signing import Signer, with_signature
 from app.transport.client import Answer
@@ -88,6 +89,7 @@ class Reply(NamedTuple):
     duration_ms: int | None = None
     wait_ms: int | None = None  #: Retry-After
     last_sequence: int | None = None  #: lastControlSequence
+    clock_skew_ms: int | None = None  #: the peer's clock minus ours, if the answer told it
 
 
 def send_controls(connection_id: int) -> None:
@@ -272,9 +274,13 @@ def _read_answer(outgoing: Outgoing, answer: Answer) -> Reply:
         reply = Reply(
             decide_control(answer.status, None), code="answer_invalid", detail="no problem document"
         )
-    wait_ms = parse_retry_after(answer.headers.get("retry-after"), clock.now_ms())
+    told = reply.ack.timestamp if reply.ack else problem and problem.extras.get("serverTime")
     return reply._replace(
-        status_code=answer.status, text=text, duration_ms=answer.duration_ms, wait_ms=wait_ms
+        status_code=answer.status,
+        text=text,
+        duration_ms=answer.duration_ms,
+        wait_ms=parse_retry_after(answer.headers.get("retry-after"), clock.now_ms()),
+        clock_skew_ms=skew_ms(answer, told),
     )
 
 
@@ -306,6 +312,7 @@ def _record(outgoing: Outgoing, reply: Reply) -> None:
         control.error_detail = reply.detail
         control.answer = reply.text
         control.duration_ms = reply.duration_ms
+        _note_clock(connection, reply)
         # Given up while it was away: the change that did so stands.
         if control.state is ControlState.WAITING:
             _apply(connection, control, reply)
@@ -322,6 +329,16 @@ def _record(outgoing: Outgoing, reply: Reply) -> None:
         },
     )
     controls.signal_answer(outgoing.control_id)
+
+
+def _note_clock(connection: Connection, reply: Reply) -> None:
+    """Keep how far the peer's clock is from ours; what waited because of that goes when it takes ours again."""
+    if reply.clock_skew_ms is not None:
+        connection.clock_skew_ms = reply.clock_skew_ms
+        connection.clock_skew_at = clock.now_ms()
+    if reply.ack is not None and connection.wait_code == ClockSkew.code:
+        lifecycle.end_wait(connection)
+        controls.drain_after_commit(connection.id)
 
 
 def _apply(connection: Connection, control: ControlOut, reply: Reply) -> None:
