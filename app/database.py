@@ -107,6 +107,11 @@ def transaction() -> Iterator[None]:
         session.info.pop(_WRITE, None)
 
 
+def is_writing() -> bool:
+    """Whether the caller is inside a `transaction()`."""
+    return bool(db.session().info.get(_WRITE))
+
+
 def missing_file() -> str | None:
     """Path of the SQLite database if it is a file that is not there; connecting would make it."""
     path = db.engine.url.database

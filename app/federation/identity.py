@@ -36,8 +36,8 @@ from app.protocol.signing import Signer
 
 #: What we speak.
 VERSIONS = (SPEC_VERSION,)
-#: Features of §2 that we have: signatures of Ed25519 keys are verified.
-FEATURES = ("ed25519",)
+#: Features of §2 that we have: signatures of Ed25519 keys are verified, and those of trees of events.
+FEATURES = ("ed25519", "tree")
 #: Name and version.
 SOFTWARE = ("Tidings", VERSION)
 
@@ -165,6 +165,17 @@ def signer_for(connection_id: int, *, fresh: bool = False, announcing: bool = Fa
         .limit(1)
     )
     return ours if before is None else _signer_of(known, before)
+
+
+def signer_named(key_id: str) -> Signer:
+    """What signs by one of our keys, for what was said while it was in use. Raises InvalidState."""
+    known = _current()
+    if known.key.key_id == key_id:
+        return _signer_of(known, known.key)
+    key = db.session.scalar(sa.select(SigningKey).where(SigningKey.key_id == key_id))
+    if key is None or key.status is KeyStatus.REVOKED:
+        raise InvalidState(f"there is no key {key_id} of ours that may sign")
+    return _signer_of(known, key)
 
 
 def instance_document() -> dict[str, Any]:

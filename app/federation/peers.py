@@ -29,7 +29,12 @@ from app.protocol.keys import (
     may_sign_transport,
     trusted_records,
 )
-from app.protocol.messages import InstanceDocument, parse_instance_document, verify_document
+from app.protocol.messages import (
+    MAX_VALIDITY_MS,
+    InstanceDocument,
+    parse_instance_document,
+    verify_document,
+)
 from app.protocol.states import LIVE, OPEN
 from app.transport import peer_api
 from app.transport.errors import TransportError
@@ -130,6 +135,16 @@ def active_key(peer: Peer) -> KeyRecord | None:
 def features_of(peer: Peer) -> frozenset[str]:
     """What the peer's document lists, as last read."""
     return frozenset(orjson.loads(peer.document).get("features", ()))
+
+
+def takes_shared_signatures(peer_id: int) -> bool:
+    """Whether the peer lists the feature `tree` in a document that was read within a day (§1.3)."""
+    document = db.session.connection().scalar(
+        sa.select(Peer.document).where(
+            Peer.id == peer_id, Peer.document_read_at > clock.now_ms() - MAX_VALIDITY_MS
+        )
+    )
+    return document is not None and "tree" in orjson.loads(document).get("features", ())
 
 
 def pin(fetched: FetchedDocument) -> Peer:

@@ -1,36 +1,39 @@
 """Publish: from what our own software says to signed events with their deliveries.
 
 check      types, members, depth, size; the first bad field of each event is named
-sign       JCS once, one signature, outside any transaction
+sign       JCS once, one signature for all that are published together, outside any transaction
 store      events and deliveries in one transaction; the caller's, if there is one
 wake       after the commit, best effort
 """
 
-import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import weakref
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 import sqlalchemy as sa
+from sqlalchemy import Engine
 
 from app.clock import now_ms
-from app.database import db, is_sqlite, table_of, transaction
+from app.database import db, is_sqlite, is_writing, table_of, transaction
 from app.federation.identity import MAX_EVENT_BYTES, signer
 from app.models import Direction, Event, EventStatus
 from app.outbox import dispatch
 from app.outbox.fanout import store_deliveries, subscribers
+from app.outbox.together import Together
 from app.protocol.errors import FieldError, InvalidRequest, TooLarge, invalid
 from app.protocol.messages import event_body, event_size
-from app.protocol.signing import Kind, Signer, body_input, digest
+from app.protocol.signing import EventSignature, Kind, Signer, body_input, digest
+from app.protocol.tree import MIN_SIZE
 
 #: Events of one call.
 MAX_EVENTS = 1_000
 
-#: From this many events on, signing is shared by two threads: RSA lets the interpreter go.
-_SHARED_FROM = 8
+#: A body of more bytes than this is signed by itself: with a proof the event might grow beyond what a message
+#: may have, 65,536 bytes or 10,000 values.
+_LARGEST_SHARED = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,23 @@ class Published(NamedTuple):
 class _Draft(NamedTuple):
     message_id: str
     event_type: str
+    timestamp: int
     body: bytes
+    #: Where it stands in the call.
+    pointer: str
+
+    @property
+    def may_share(self) -> bool:
+        """Whether it may share its signature with others."""
+        return len(self.body) <= _LARGEST_SHARED
+
+
+class _Signed(NamedTuple):
+    """Events of one workspace that were signed together, each with its signature."""
+
+    workspace_id: int
+    key_id: str
+    events: list[tuple[_Draft, EventSignature]]
 
 
 def publish_event(
@@ -70,13 +89,18 @@ def publish_event(
     """Sign one event and store it with a delivery for every connection that subscribed to its type.
 
     An event nobody subscribed to is kept all the same. Commits, or joins the caller's `transaction()`; the
-    deliveries start after the commit. Nothing is sent here.
+    deliveries start after the commit. Nothing is sent here. Calls of several threads that come at the same
+    time are signed and committed together, unless they are inside a transaction of their own.
 
     Raises InvalidRequest whose `errors` name the bad field by JSON pointer (`/eventType`, `/payload`), and
     TooLarge over 65,536 bytes of JCS with the signature.
     """
     event = NewEvent(event_type, payload, subject, data_schema, traceparent)
-    return _publish(workspace_id, [event], [""])[0]
+    ours = signer()
+    draft = _draft(ours, event, "", now_ms())
+    if is_writing() or not draft.may_share:
+        return _store_all([_sign(workspace_id, ours, [draft])])[0]
+    return _calls().do(_Call(workspace_id, ours, draft))
 
 
 def publish_events(
@@ -90,29 +114,36 @@ def publish_events(
     if not 1 <= len(events) <= MAX_EVENTS:
         detail = f"1 to {MAX_EVENTS} events, not {len(events)}"
         raise InvalidRequest(detail, errors=[FieldError(pointer_prefix, "size", detail)])
-    return _publish(workspace_id, events, [f"{pointer_prefix}/{n}" for n in range(len(events))])
-
-
-def _publish(workspace_id: int, events: Sequence[NewEvent], pointers: Sequence[str]) -> list[Published]:
     ours = signer()
-    timestamp = now_ms()
-    drafts = _draft_all(ours, events, pointers, timestamp)
-    signatures = _sign_all(ours, [draft.body for draft in drafts])
-    for draft, signature, pointer in zip(drafts, signatures, pointers, strict=True):
-        _check_size(event_size(draft.body, signature), pointer)
-    with transaction():
-        receivers = subscribers(workspace_id, {draft.event_type for draft in drafts})
-        _store(workspace_id, ours.key_id, timestamp, drafts, signatures, receivers)
-        to: dict[int, list[str]] = {}
-        for draft in drafts:
-            for connection_id in receivers[draft.event_type]:
-                to.setdefault(connection_id, []).append(draft.message_id)
-        store_deliveries(to)
-        dispatch.wake(to)
-    return [
-        Published(draft.message_id, draft.event_type, timestamp, len(receivers[draft.event_type]))
-        for draft in drafts
-    ]
+    pointers = [f"{pointer_prefix}/{n}" for n in range(len(events))]
+    drafts = _draft_all(ours, events, pointers, now_ms())
+    return _store_all([_sign(workspace_id, ours, drafts)])
+
+
+class _Call(NamedTuple):
+    """A call that publishes one event."""
+
+    workspace_id: int
+    ours: Signer
+    draft: _Draft
+
+
+#: Where calls of one event meet, for each database of the process.
+_meetings: weakref.WeakKeyDictionary[Engine, Together[_Call, Published]] = weakref.WeakKeyDictionary()
+
+
+def _calls() -> Together[_Call, Published]:
+    return _meetings.setdefault(db.engine, Together(_publish_calls, MAX_EVENTS))
+
+
+def _publish_calls(calls: Sequence[_Call]) -> list[Published]:
+    """Publish the events of several calls as one, those of each workspace under one signature."""
+    groups: dict[tuple[int, Signer], list[_Draft]] = defaultdict(list)
+    for call in calls:
+        groups[call.workspace_id, call.ours].append(call.draft)
+    signed = [_sign(workspace_id, ours, drafts) for (workspace_id, ours), drafts in groups.items()]
+    published = {one.message_id: one for one in _store_all(signed)}
+    return [published[call.draft.message_id] for call in calls]
 
 
 def _draft_all(
@@ -149,7 +180,7 @@ def _draft(ours: Signer, event: NewEvent, pointer: str, timestamp: int) -> _Draf
     except InvalidRequest as problem:
         raise _pointing_into(pointer, problem) from None
     _check_size(len(body), pointer)
-    return _Draft(message_id, event.event_type, body)
+    return _Draft(message_id, event.event_type, timestamp, body, pointer)
 
 
 def _pointing_into(pointer: str, problem: InvalidRequest) -> InvalidRequest:
@@ -165,52 +196,64 @@ def _check_size(size: int, pointer: str) -> None:
         raise TooLarge(detail, errors=[FieldError(pointer, "size", detail)])
 
 
-def _sign_all(ours: Signer, bodies: Sequence[bytes]) -> list[str]:
-    def sign(body: bytes) -> str:
-        return ours.sign_body(Kind.EVENT, body)
+def _sign(workspace_id: int, ours: Signer, drafts: Sequence[_Draft]) -> _Signed:
+    """One signature for all that are small, and one for each large one."""
+    small = [draft.body for draft in drafts if draft.may_share]
+    shared = dict(zip(small, ours.sign_together(small), strict=True)) if len(small) >= MIN_SIZE else {}
+    return _Signed(
+        workspace_id,
+        ours.key_id,
+        [(draft, shared.get(draft.body) or _sign_alone(ours, draft)) for draft in drafts],
+    )
 
-    if len(bodies) < _SHARED_FROM:
-        return [sign(body) for body in bodies]
-    middle = len(bodies) // 2
-    rest = _helper(os.getpid()).submit(lambda: [sign(body) for body in bodies[middle:]])
-    return [sign(body) for body in bodies[:middle]] + rest.result()
 
-
-@lru_cache(maxsize=1)
-def _helper(_pid: int) -> ThreadPoolExecutor:
-    """One thread beside the caller's; a forked process makes its own."""
-    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="sign")
+def _sign_alone(ours: Signer, draft: _Draft) -> EventSignature:
+    signature = ours.sign_body(Kind.EVENT, draft.body)
+    _check_size(event_size(draft.body, signature), draft.pointer)
+    return EventSignature(signature)
 
 
 _EVENT = table_of(Event)
 _INSERT = sa.insert(_EVENT)
 
 
-def _store(
-    workspace_id: int,
-    key_id: str,
-    timestamp: int,
-    drafts: Sequence[_Draft],
-    signatures: Sequence[str],
-    receivers: dict[str, list[int]],
-) -> None:
-    rows = [
-        {
-            "workspace_id": workspace_id,
-            "direction": Direction.OUTGOING,
-            "message_id": draft.message_id,
-            "event_type": draft.event_type,
-            "body": draft.body.decode(),
-            "signature": signature,
-            "key_id": key_id,
-            "digest": digest(body_input(Kind.EVENT, draft.body)),
-            "timestamp": timestamp,
-            "status": EventStatus.PENDING if receivers[draft.event_type] else EventStatus.UNSUBSCRIBED,
-            "created_at": timestamp,
-        }
-        for draft, signature in zip(drafts, signatures, strict=True)
-    ]
-    # Each engine's cheap way to insert many: SQLite row by row in the driver, PostgreSQL as one statement,
-    # which SQLAlchemy makes only where something is returned.
-    statement = _INSERT if is_sqlite() else _INSERT.returning(_EVENT.c.id)
-    db.session.connection().execute(statement, rows)
+def _store_all(groups: Iterable[_Signed]) -> list[Published]:
+    """Store events with their deliveries, in the order given. Commits, or joins the caller's transaction."""
+    published: list[Published] = []
+    with transaction():
+        rows: list[dict[str, Any]] = []
+        to: dict[int, list[str]] = defaultdict(list)
+        for group in groups:
+            receivers = subscribers(group.workspace_id, {draft.event_type for draft, _ in group.events})
+            for draft, signed in group.events:
+                connections = receivers[draft.event_type]
+                for connection_id in connections:
+                    to[connection_id].append(draft.message_id)
+                rows.append(_row(group, draft, signed, bool(connections)))
+                published.append(
+                    Published(draft.message_id, draft.event_type, draft.timestamp, len(connections))
+                )
+        # Each engine's cheap way to insert many: SQLite row by row in the driver, PostgreSQL as one
+        # statement, which SQLAlchemy makes only where something is returned.
+        statement = _INSERT if is_sqlite() else _INSERT.returning(_EVENT.c.id)
+        db.session.connection().execute(statement, rows)
+        store_deliveries(to)
+        dispatch.wake(to)
+    return published
+
+
+def _row(group: _Signed, draft: _Draft, signed: EventSignature, is_wanted: bool) -> dict[str, Any]:
+    return {
+        "workspace_id": group.workspace_id,
+        "direction": Direction.OUTGOING,
+        "message_id": draft.message_id,
+        "event_type": draft.event_type,
+        "body": draft.body.decode(),
+        "signature": signed.signature,
+        "proof": None if signed.proof is None else signed.proof.to_json(),
+        "key_id": group.key_id,
+        "digest": digest(body_input(Kind.EVENT, draft.body)),
+        "timestamp": draft.timestamp,
+        "status": EventStatus.PENDING if is_wanted else EventStatus.UNSUBSCRIBED,
+        "created_at": draft.timestamp,
+    }

@@ -47,7 +47,17 @@ from app.protocol.members import (
     read_text,
     read_uuid,
 )
-from app.protocol.signing import Kind, Signer, body_input, body_of, digest, verify_body, with_signature
+from app.protocol.signing import (
+    Kind,
+    Signer,
+    body_input,
+    body_of,
+    digest,
+    verify_body,
+    verify_in_tree,
+    with_signature,
+)
+from app.protocol.tree import Proof, read_proof
 
 #: The one version that is spoken here.
 SPEC_VERSION = "1.0"
@@ -86,9 +96,14 @@ def verify_signed(
 
     `barred` is raised for a key that is unknown (None) or may not have signed it (§2).
     """
+    pem = _permitted(message, record, barred).public_key_pem
+    verify_body(kind, message.body, message.signature, load_public_key(pem))
+
+
+def _permitted(message: Signed, record: KeyRecord | None, barred: type[Problem]) -> KeyRecord:
     if record is None or record.key_id != message.key_id or not may_sign_message(record, message.timestamp):
         raise barred()
-    verify_body(kind, message.body, message.signature, load_public_key(record.public_key_pem))
+    return record
 
 
 # Events
@@ -109,6 +124,8 @@ class EventMessage(NamedTuple):
     subject: str | None = None
     data_schema: str | None = None
     traceparent: str | None = None
+    #: Its place among the events that it shares the signature with.
+    proof: Proof | None = None
 
     @property
     def wire_size(self) -> int:
@@ -117,26 +134,25 @@ class EventMessage(NamedTuple):
 
     def to_wire(self) -> bytes:
         """The signed event; unknown members are kept."""
-        return with_signature(self.body, self.signature)
+        return with_signature(self.body, self.signature, self.proof)
 
 
 #: An EventMessage whose signature was checked. Only verify_event makes one.
 VerifiedEvent = NewType("VerifiedEvent", EventMessage)
 
 
-def event_size(body: bytes, signature: str) -> int:
-    """Bytes of JCS(event) with its signature."""
-    return len(body) + len(',"signature":""') + len(signature)
+def event_size(body: bytes | str, signature: str, proof: str | None = None) -> int:
+    """Bytes of JCS(event) with its signature, and its proof if it has one; of text, all is ASCII."""
+    place = 0 if proof is None else len(',"proof":') + len(proof)
+    return len(body) + len(',"signature":""') + len(signature) + place
 
 
 def parse_event(value: object, pointer: str = "") -> EventMessage:
-    """Read an event. A `proof` is refused: the feature `tree` is not offered here (§1.3)."""
+    """Read an event, signed by itself or together with others (§1.3)."""
     message = read_object(value, pointer)
-    body = canonical_message(message, pointer, without=("signature",))
+    body = canonical_message(message, pointer, without=("signature", "proof"))
     if "specVersion" in message:
         _check_spec_version(message, pointer)
-    if "proof" in message:
-        raise invalid(f"{pointer}/proof", "the feature `tree` is not offered", "unsupported")
     return EventMessage(
         message_id=read_uuid(message, "messageId", pointer),
         instance_id=read_uuid(message, "instanceId", pointer),
@@ -150,6 +166,7 @@ def parse_event(value: object, pointer: str = "") -> EventMessage:
         subject=optional(read_text, message, "subject", pointer, MAX_SUBJECT),
         data_schema=optional(read_text, message, "dataSchema", pointer, MAX_SUBJECT),
         traceparent=optional(read_text, message, "traceparent", pointer, MAX_TRACEPARENT),
+        proof=read_proof(message, pointer) if "proof" in message else None,
     )
 
 
@@ -172,7 +189,11 @@ def verify_event(
     `barred` is raised for a key that is unknown (None) or may not sign: KeyUntrusted for an
     entry of a batch (§2), AuthenticationFailed else. A wrong signature is always the latter.
     """
-    verify_signed(Kind.EVENT, message, key_record, barred)
+    if message.proof is None:
+        verify_signed(Kind.EVENT, message, key_record, barred)
+    else:
+        pem = _permitted(message, key_record, barred).public_key_pem
+        verify_in_tree(message.body, message.signature, message.proof, pem)
     return VerifiedEvent(message)
 
 

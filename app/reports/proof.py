@@ -20,8 +20,10 @@ from app.protocol.errors import NotFound, Problem
 from app.protocol.keys import KeyRecord, KeyStatus, load_public_key, may_sign_message, parse_key_record
 from app.protocol.members import decode_base64
 from app.protocol.messages import AckStatus, sign_event_ack
-from app.protocol.signing import Kind, body_input, body_of, digest, with_signature
+from app.protocol.signing import Kind, body_input, body_of, digest, tree_input, with_signature
 from app.protocol.states import DeliveryState
+from app.protocol.tree import Proof as TreeProof
+from app.protocol.tree import parse_proof
 from app.reports.times import rfc3339
 
 
@@ -29,7 +31,7 @@ class Signed(NamedTuple):
     """A signed message and the key that is to have signed it."""
 
     kind: Kind
-    #: JCS of what the signature covers.
+    #: JCS of the message without its signature and proof.
     body: bytes
     #: Base64.
     signature: str
@@ -40,11 +42,18 @@ class Signed(NamedTuple):
     key: KeyRecord | None
     #: Who signed it, in words.
     signer: str
+    #: The event's place among those that it shares the signature with.
+    place: TreeProof | None = None
+
+    @property
+    def signing_input(self) -> bytes:
+        """What stands for the message: the bytes of which its digest is made."""
+        return body_input(self.kind, self.body)
 
     @property
     def signed_bytes(self) -> bytes:
-        """Exactly what the signature is over."""
-        return body_input(self.kind, self.body)
+        """Exactly what the signature is over: the signing input, or the root of the tree it is a leaf of."""
+        return self.signing_input if self.place is None else tree_input(self.body, self.place)
 
     @property
     def raw_signature(self) -> bytes:
@@ -54,12 +63,12 @@ class Signed(NamedTuple):
     @property
     def wire(self) -> bytes:
         """The message as it is sent."""
-        return with_signature(self.body, self.signature)
+        return with_signature(self.body, self.signature, self.place)
 
     @property
     def digest(self) -> str:
-        """Base64 SHA-256 of the signed bytes: what receipts name."""
-        return digest(self.signed_bytes)
+        """Base64 SHA-256 of the signing input: what receipts name."""
+        return digest(self.signing_input)
 
     def is_genuine(self) -> bool:
         """Whether that key made the signature."""
@@ -88,7 +97,8 @@ class Proof(NamedTuple):
     event: Signed
     #: As it was noted when the event was stored.
     noted_digest: str
-    #: How it was signed before its key was revoked; receipts may be for these.
+    #: Its further signatures: by a key that was revoked since, or its own beside a shared one. Receipts may
+    #: be for these.
     former: list[Signed]
     receipts: list[Receipt]
     #: API ids of connections where it arrived, but whose ack is not kept.
@@ -189,11 +199,14 @@ def _signature_finding(check: str, signed: Signed) -> Finding:
         return Finding(check, Result.FAILS, f"No key {signed.key_id} of {signed.signer} is kept.")
     if not signed.is_genuine():
         return Finding(check, Result.FAILS, f"It was not made by the key {signed.key_id} of {signed.signer}.")
+    shared = (
+        "" if signed.place is None else f" It is shared by {signed.place.size} events, this one among them."
+    )
     return Finding(
         check,
         Result.HOLDS,
         f"Made by the key {signed.key_id} of {signed.signer} ({signed.key.algorithm.value}, fingerprint "
-        f"{signed.key.fingerprint}).",
+        f"{signed.key.fingerprint}).{shared}",
     )
 
 
@@ -221,7 +234,7 @@ def _digest_finding(proof: Proof) -> Finding:
         return Finding("digest", Result.FAILS, "It is not the one that was noted when the event was stored.")
     if canonical(loads(proof.event.body)) != proof.event.body:
         return Finding("digest", Result.FAILS, "The text is not in its canonical form (RFC 8785).")
-    return Finding("digest", Result.HOLDS, f"SHA-256 of the signed bytes, Base64: {proof.event.digest}")
+    return Finding("digest", Result.HOLDS, f"SHA-256 of its signing input, Base64: {proof.event.digest}")
 
 
 def _receipt_findings(receipt: Receipt, digests: set[str]) -> list[Finding]:
@@ -240,8 +253,9 @@ def _receipt_findings(receipt: Receipt, digests: set[str]) -> list[Finding]:
 
 def _signed_event(event: Event, version: Event | EventSignature) -> Signed:
     key, who = _key_of_sender(event, version.key_id)
+    place = None if version.proof is None else parse_proof(version.proof)
     return Signed(
-        Kind.EVENT, version.body.encode(), version.signature, version.key_id, event.timestamp, key, who
+        Kind.EVENT, version.body.encode(), version.signature, version.key_id, event.timestamp, key, who, place
     )
 
 

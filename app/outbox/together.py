@@ -1,0 +1,62 @@
+"""Together: what several threads want done at the same time is done by one of them, for all.
+
+The first one in works; what the others bring meanwhile waits and is taken as one when it is through. So
+somebody who is alone never waits, and the more come, the more one turn does.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Wish = TypeVar("Wish")
+Result = TypeVar("Result")
+
+
+@dataclass(slots=True)
+class _Waiting(Generic[Wish, Result]):
+    wish: Wish
+    is_done: bool = False
+    result: Result | None = None
+    error: BaseException | None = None
+
+
+class Together(Generic[Wish, Result]):
+    """A place where threads of one process meet.
+
+    work: does what is wanted, all or none, and gives a result for each in the same order; what it raises is
+    raised at everybody whose wish was among them. most: wishes of one turn.
+    """
+
+    def __init__(self, work: Callable[[Sequence[Wish]], Sequence[Result]], most: int) -> None:
+        self._work = work
+        self._most = most
+        self._waiting: deque[_Waiting[Wish, Result]] = deque()
+        self._turn = threading.Lock()
+
+    def do(self, wish: Wish) -> Result:
+        """Have it done, with whatever else is wanted just now. Raises what `work` raises."""
+        mine: _Waiting[Wish, Result] = _Waiting(wish)
+        self._waiting.append(mine)
+        with self._turn:
+            # In the order in which they came, so that nobody waits longer than a turn or two.
+            while not mine.is_done:
+                self._take_turn()
+        if mine.error is not None:
+            raise mine.error
+        return mine.result  # type: ignore[return-value]  # a wish that is done has one
+
+    def _take_turn(self) -> None:
+        taken = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._most))]
+        try:
+            results = self._work([one.wish for one in taken])
+        except BaseException as error:
+            for one in taken:
+                one.error = error
+        else:
+            for one, result in zip(taken, results, strict=True):
+                one.result = result
+        finally:
+            for one in taken:
+                one.is_done = True
