@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from app.database import engine_options, table_of
+from app.database import table_of
 from app.models import (
     Attempt,
     Connection,
@@ -51,13 +51,10 @@ class Book:
     """One instance's database, for reading."""
 
     def __init__(self, url: str) -> None:
-        url = url.replace("postgresql://", "postgresql+psycopg://", 1)
-        options = engine_options(url) | ({} if url.startswith("sqlite") else {"pool_size": 1})
-        self._engine = sa.create_engine(url, **options)
-
-    def close(self) -> None:
-        """Let the database go, for instance because it is about to be replaced."""
-        self._engine.dispose()
+        # A connection for each look: the database may be killed, or replaced by another, in between.
+        self._engine = sa.create_engine(
+            url.replace("postgresql://", "postgresql+psycopg://", 1), poolclass=sa.pool.NullPool
+        )
 
     def outgoing(self, event_type: str) -> dict[str, str]:
         """What is kept of the instance's own events of a type: messageId to body."""

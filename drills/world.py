@@ -206,9 +206,8 @@ class World:
         wire = Wire(rng=Random(self.rng.random()))
         exits.callback(wire.close)
         disk = self._disk(folder / "data", exits)
-        station = Station(name, folder, wire, self._database(folder, disk), **environ)
+        station = Station(name, folder, wire, self._database(disk, exits), **environ)
         station.disk = disk
-        exits.callback(station.book.close)
         exits.callback(station.stop)
         return station
 
@@ -220,14 +219,16 @@ class World:
         exits.callback(disk.remove)
         return disk
 
-    def _database(self, folder: Path, disk: Disk | None) -> str:
+    def _database(self, disk: Disk | None, exits: contextlib.ExitStack) -> str:
         """URL of a new database, whose tables lie on the disk if there is one."""
         if self.server is None:
             return ""
         tables = None
         if disk is not None and isinstance(self.server, engines.OwnPostgreSQL):
             tables = self.server.own_folder(disk.path / "tables")
-        return self.server.url(self.server.create(folder=tables))
+        name = self.server.create(folder=tables)
+        exits.callback(self.server.drop, name)
+        return self.server.url(name)
 
     # Load and proof
 

@@ -85,6 +85,7 @@ class PostgreSQL:
     def drop(self, name: str) -> None:
         """Take a database away, whoever is still connected."""
         self._run(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        self._run(sql.SQL("DROP TABLESPACE IF EXISTS {}").format(sql.Identifier(name)))
 
     def _run(self, statement: sql.Composed) -> None:
         with psycopg.connect(self._admin_url, autocommit=True) as connection:
