@@ -167,11 +167,10 @@ def _receive(
 ) -> tuple[list[Verdict], int] | Problem:
     """The verdicts and `contiguous`; or a Problem of the whole request, to be raised after the commit."""
     refusal = refusal_of_events(connection, now)
-    asked = asked_for(connection.id, {entry.replay_id for entry in batch.entries if entry.replay_id})
     if refusal is not None:
         heard_from(connection)
         stream = stream_of_epoch(connection.id, batch.stream_epoch)
-        verdicts = _Reception(connection, stream, now, asked).repeat(checked)
+        verdicts = _Reception(connection, stream, now).repeat(checked)
         if any(verdict is not AckStatus.DUPLICATE for verdict in verdicts):
             return refusal
         return verdicts, stream.contiguous if stream else 0
