@@ -19,7 +19,6 @@ from app.backoff import parse_retry_after, retry_delay
 from app.database import db, transaction
 from app.federation import answers, calls, controls, identity, lifecycle, outside, peers
 from app.federation.clocks import skew_ms
-from app.federation.leases import is_dead, new_owner
 from app.models import Connection, ControlOut, ControlState, SigningKey
 from app.protocol.answers import ControlOutcome, decide_control
 from app.protocol.canonical import check_message, loads
@@ -108,7 +107,7 @@ def send_controls(connection_id: int) -> None:
             if clock.monotonic() >= until_s:
                 break
     finally:
-        _release(connection_id, owner)
+        leases.give_back(lambda: _release(connection_id, owner), LEASE_MS / 1000)
     # Looked at after the release: whoever added a message meanwhile found the lease taken and went away.
     if _is_due(connection_id):
         queue.wake_controls(connection_id)
@@ -332,7 +331,7 @@ def _record(outgoing: Outgoing, reply: Reply) -> None:
 
 
 def _note_clock(connection: Connection, reply: Reply) -> None:
-    """Keep how far the peer's clock is from ours; what waited because of that goes when it takes ours again."""
+    """Keep how far the peer's clock is from ours; what waited because of that goes when it takes ours."""
     if reply.clock_skew_ms is not None:
         connection.clock_skew_ms = reply.clock_skew_ms
         connection.clock_skew_at = clock.now_ms()
