@@ -1,22 +1,20 @@
-"""The board: queues, workers and jobs as they stand now, and what people do about them.
+"""The board: queues, workers and jobs as they stand now.
 
-Reads RQ's own keys and those of `signs`; a look costs a handful of round trips whatever is in there. A job
-carries ids and nothing else, so that it can be shown, run again or removed without harm: what is to be done
-is in the database, and the sweep finds it without any job.
+Reads RQ's own keys and those of `signs`, and changes nothing; a look costs a few dozen round trips whatever
+is in there. What people do about it is in `orders`.
 """
 
-import contextlib
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import cast
+from typing import NamedTuple, cast
 
 import redis
 from flask import current_app
 from rq import worker_registration
-from rq.exceptions import InvalidJobOperation, NoSuchJobError
+from rq.exceptions import NoSuchJobError
 from rq.job import Job
 from rq.registry import BaseRegistry, FailedJobRegistry, ScheduledJobRegistry, StartedJobRegistry
 from rq.serializers import JSONSerializer
@@ -24,10 +22,12 @@ from rq.serializers import JSONSerializer
 from app import queue
 from app.config import settings
 from app.jobs import schedule, signs
-from app.protocol.errors import InvalidState, NotFound, invalid
+from app.protocol.errors import NotFound, invalid
 
 #: Jobs shown of one state at a time.
 PAGE = 50
+#: And of each state where all are shown together.
+SOME = 15
 #: Of an exception's text this much is kept for the page, characters.
 MAX_TRACE = 16_384
 
@@ -130,8 +130,8 @@ class Board:
 
     def count(self, state: JobState) -> int:
         """Jobs in this state, over all queues."""
-        column = {JobState.WORKING: "started"}.get(state, state.value)
-        return sum(getattr(shown, column) for shown in self.queues)
+        column = "started" if state is JobState.WORKING else state.value
+        return sum(getattr(each, column) for each in self.queues)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +145,16 @@ class Away:
     url: str
 
 
+class Seen(NamedTuple):
+    """What there is to see."""
+
+    #: As it is now, or, while Redis is away, as it was when this process saw it last, if it ever did.
+    board: Board | None
+    jobs: tuple[JobShown, ...]
+    has_more: bool
+    away: Away | None
+
+
 class _Memory:
     """What an app's process saw last."""
 
@@ -152,15 +162,28 @@ class _Memory:
     away: Away | None = None
 
 
-def look() -> tuple[Board | None, Away | None]:
-    """The board, or, while Redis is away, the one that this process saw last and what is wrong."""
+def look(state: JobState | None = None, skip: int = 0) -> Seen:
+    """Queues, workers, and a page of jobs: of one state after the first `skip`, or some of each state.
+
+    While Redis is away: the board that this process saw last, no jobs, and what is wrong.
+    """
     memory = cast(_Memory, current_app.extensions.setdefault(_MEMORY, _Memory()))
     try:
         memory.board, memory.away = _read(), None
+        jobs, has_more = _some_of_each() if state is None else list_jobs(state, skip)
     except redis.RedisError as error:
         since = memory.away.since if memory.away else _now_ms()
         memory.away = Away(since, " ".join(str(error).split())[:200], _plain_url())
-    return memory.board, memory.away
+        return Seen(memory.board, (), False, memory.away)
+    return Seen(memory.board, tuple(jobs), has_more, None)
+
+
+def _some_of_each() -> tuple[list[JobShown], bool]:
+    found = [list_jobs(state) for state in (JobState.WORKING, JobState.FAILED, JobState.WAITING)]
+    found.append(list_jobs(JobState.SCHEDULED))
+    return [job for jobs, _ in found for job in jobs[:SOME]], any(
+        has_more or len(jobs) > SOME for jobs, has_more in found
+    )
 
 
 def turns() -> tuple[Turn, ...]:
@@ -189,57 +212,42 @@ def list_jobs(state: JobState, skip: int = 0) -> tuple[list[JobShown], bool]:
 
 def get_job(job_id: str) -> JobShown:
     """One job. Raises NotFound, queue.Unavailable."""
-    job = _job(job_id)
+    job = find(job_id)
     for state in JobState:
-        if state is not JobState.WAITING and _is_in(job, state):
-            return _shown(job, state)
-    if queue.queue(job.origin).get_job_position(job) is not None:
-        return _shown(job, JobState.WAITING)
+        if is_in(job, state):
+            return shown(job, state)
     raise NotFound("This job is done: nothing is kept of it.")
 
 
-def run_now(job_id: str) -> JobShown:
-    """Put a failed or scheduled job on its queue again. Raises NotFound, InvalidState, queue.Unavailable.
-
-    Safe to ask twice: the second one finds it neither failed nor scheduled.
-    """
-    job = _job(job_id)
-    before = next((s for s in (JobState.FAILED, JobState.SCHEDULED) if _is_in(job, s)), None)
-    if before is None:
-        raise InvalidState("This job neither failed nor waits for a time, so there is nothing to do again.")
-    shown = _shown(job, before)
+def find(job_id: str) -> Job:
+    """RQ's own job of one of QUEUES. Raises NotFound, queue.Unavailable."""
     try:
-        _registry(job.origin, before).requeue(job)
-    except InvalidJobOperation:
-        raise InvalidState("Somebody else has just run this job again.") from None
-    return shown
+        job = Job.fetch(job_id, connection=queue.redis_client(), serializer=JSONSerializer)
+    except NoSuchJobError:
+        raise NotFound("There is no such job any more.") from None
+    if job.origin not in queue.QUEUES:
+        raise NotFound("There is no such job here.")
+    return job
 
 
-def run_all_failed(name: str) -> int:
-    """Put all failed jobs of one of QUEUES on it again; how many. Raises queue.Unavailable."""
-    registry, number = _registry(check_queue(name), JobState.FAILED), 0
-    for job_id in registry.get_job_ids():
-        with contextlib.suppress(InvalidJobOperation, NoSuchJobError):
-            registry.requeue(job_id)
-            number += 1
-    return number
+def is_in(job: Job, state: JobState) -> bool:
+    """Whether the job is in that state. Raises queue.Unavailable."""
+    if state is JobState.WAITING:
+        return queue.queue(job.origin).get_job_position(job) is not None
+    if state is JobState.WORKING:
+        # Its members are called job:execution.
+        return job.id in registry(job.origin, state).get_job_ids(cleanup=False)
+    return job in registry(job.origin, state)
 
 
-def remove(job_id: str) -> JobShown:
-    """Forget a job that nobody works on. Raises NotFound, InvalidState, queue.Unavailable."""
-    shown = get_job(job_id)
-    if shown.state is JobState.WORKING:
-        raise InvalidState("A worker has this job in hand; it ends by itself within a minute.")
-    with contextlib.suppress(NoSuchJobError):
-        _job(job_id).delete()
-    return shown
-
-
-def check_queue(name: str) -> str:
-    """The name itself if it is one of QUEUES. Raises NotFound."""
-    if name not in queue.QUEUES:
-        raise NotFound("There is no such queue.")
-    return name
+def registry(name: str, state: JobState) -> BaseRegistry:
+    """Where RQ keeps the jobs of a queue that are in this state; not for WAITING ones."""
+    kind: type[BaseRegistry] = {
+        JobState.WORKING: StartedJobRegistry,
+        JobState.SCHEDULED: ScheduledJobRegistry,
+        JobState.FAILED: FailedJobRegistry,
+    }[state]
+    return kind(name, connection=queue.redis_client(), serializer=JSONSerializer)
 
 
 def read_state(text: str) -> JobState:
@@ -282,10 +290,10 @@ def _workers(client: redis.Redis) -> tuple[WorkerShown, ...]:
     about = signs.read_about(client, list(beats))
     records = _records(client)
     jobs = _jobs_by_id(record.get("current_job") for record in records.values())
-    shown = [
+    found = [
         _worker(name, at, about.get(name), records.get(name, {}), jobs) for name, at in sorted(beats.items())
     ]
-    return tuple(sorted(shown, key=lambda worker: not worker.is_live))
+    return tuple(sorted(found, key=lambda worker: not worker.is_live))
 
 
 def _worker(
@@ -330,54 +338,30 @@ def _records(client: redis.Redis) -> dict[str, dict[str, str]]:
 def _jobs_by_id(ids: Iterable[str | None]) -> dict[str, JobShown]:
     wanted = [job_id for job_id in ids if job_id]
     found = Job.fetch_many(wanted, queue.redis_client(), JSONSerializer) if wanted else []
-    return {job.id: _shown(job, JobState.WORKING) for job in found if job is not None}
-
-
-def _registry(name: str, state: JobState) -> BaseRegistry:
-    kind: type[BaseRegistry] = {
-        JobState.WORKING: StartedJobRegistry,
-        JobState.SCHEDULED: ScheduledJobRegistry,
-        JobState.FAILED: FailedJobRegistry,
-    }[state]
-    return kind(name, connection=queue.redis_client(), serializer=JSONSerializer)
+    return {job.id: shown(job, JobState.WORKING) for job in found if job is not None}
 
 
 def _size(name: str, state: JobState) -> int:
     if state is JobState.WAITING:
         return queue.queue(name).count
     # Without the tidying that RQ does when it counts: looking must change nothing.
-    return _registry(name, state).get_job_count(cleanup=False)
+    return registry(name, state).get_job_count(cleanup=False)
 
 
 def _ids(name: str, state: JobState, start: int, end: int) -> list[str]:
     if state is JobState.WAITING:
         return queue.queue(name).get_job_ids(start, end - start + 1)
     newest_first = state is not JobState.SCHEDULED
-    return _registry(name, state).get_job_ids(start, end, desc=newest_first, cleanup=False)
+    return registry(name, state).get_job_ids(start, end, desc=newest_first, cleanup=False)
 
 
 def _fetch(found: Sequence[tuple[str, str]], state: JobState) -> list[JobShown]:
     jobs = Job.fetch_many([job_id for _, job_id in found], queue.redis_client(), JSONSerializer)
-    return [_shown(job, state) for job in jobs if job is not None]
+    return [shown(job, state) for job in jobs if job is not None]
 
 
-def _job(job_id: str) -> Job:
-    try:
-        job = Job.fetch(job_id, connection=queue.redis_client(), serializer=JSONSerializer)
-    except NoSuchJobError:
-        raise NotFound("There is no such job any more.") from None
-    check_queue(job.origin)
-    return job
-
-
-def _is_in(job: Job, state: JobState) -> bool:
-    if state is JobState.WORKING:
-        # Its members are called job:execution.
-        return job.id in _registry(job.origin, state).get_job_ids(cleanup=False)
-    return job in _registry(job.origin, state)
-
-
-def _shown(job: Job, state: JobState) -> JobShown:
+def shown(job: Job, state: JobState) -> JobShown:
+    """The job in that state as people see it. Raises queue.Unavailable."""
     name, ids = _call(job)
     results = job.results() if state is JobState.FAILED else []
     trace = next((result.exc_string for result in results if result.exc_string), None) or ""
@@ -387,7 +371,7 @@ def _shown(job: Job, state: JobState) -> JobShown:
         JobState.FAILED: job.ended_at,
     }.get(state)
     if state is JobState.SCHEDULED:
-        at = _registry(job.origin, state).get_expiration_time(job)
+        at = registry(job.origin, state).get_expiration_time(job)
     return JobShown(
         id=job.id,
         name=name,

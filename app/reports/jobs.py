@@ -41,6 +41,7 @@ KINDS: dict[str, Kind] = {
     "app.jobs.maintenance.check_request": Kind("Check a request", Names.CONNECTION),
     "app.jobs.maintenance.refresh_peer": Kind("Read the instance document", Names.PEER),
     "app.jobs.maintenance.sweep": Kind("Sweep", Names.NOTHING),
+    "app.jobs.operations.work": Kind("Work off an operation", Names.NOTHING),
 }
 
 
@@ -73,6 +74,11 @@ class Backlog:
     sending: int
     #: When the oldest of them was published.
     oldest: int | None
+
+
+def title_of(name: str) -> str:
+    """What a job with that dotted name does, in words."""
+    return KINDS[name].title if name in KINDS else name
 
 
 def in_words(workspace_ids: Collection[int], calls: Iterable[Call]) -> dict[Call, JobWords]:
@@ -109,7 +115,7 @@ def _named(calls: Iterable[Call], names: Names) -> list[int]:
 
 
 def _words(call: Call, found: dict[Names, dict[int, Receiver]]) -> JobWords:
-    kind = KINDS.get(call.name, Kind(call.name, Names.NOTHING))
+    kind = KINDS.get(call.name, Kind(title_of(call.name), Names.NOTHING))
     if kind.names is Names.NOTHING or not call.ids:
         return JobWords(kind.title, None, False)
     receiver = found[kind.names].get(call.ids[0])

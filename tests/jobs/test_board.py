@@ -13,7 +13,7 @@ from app import queue
 from app.config import VERSION
 from app.jobs import board, signs, worker
 from app.jobs.board import JobState
-from app.protocol.errors import InvalidState, NotFound
+from app.protocol.errors import NotFound
 from tests.conftest import MakeApp
 from tests.engines import until
 from tests.jobs.test_worker import end, process
@@ -106,7 +106,7 @@ def test_a_worker_whose_queues_are_all_paused_rests_and_ends_when_asked(
     queue.pause(queue.DELIVERIES_FAILING, "an admin")
     queue.pause(queue.STRANGERS, "an admin")
     pid = start(*worker.FAILING)
-    until(lambda: board.look()[0].workers[0].state == "suspended", "the rest")  # type: ignore[union-attr]
+    until(lambda: board.look().board.workers[0].state == "suspended", "the rest")  # type: ignore[union-attr]
 
     code = end(pid)
 
@@ -252,50 +252,6 @@ def test_a_failed_job_is_shown_with_its_exception(app: Flask, work: Callable[[Fl
     assert looked().count(JobState.FAILED) == 1
 
 
-def test_a_failed_job_runs_again_once_however_often_it_is_asked(
-    app: Flask, work: Callable[[Flask], bool]
-) -> None:
-    job = failed_job(work, app)
-
-    board.run_now(job.id)
-
-    with pytest.raises(InvalidState):
-        board.run_now(job.id)
-    assert queue.length(queue.MAINTENANCE) == 1
-    assert looked().count(JobState.FAILED) == 0
-
-
-def test_all_failed_jobs_of_a_queue_run_again(app: Flask, work: Callable[[Flask], bool]) -> None:
-    for _ in range(2):
-        queue.enqueue(FAILS, "no such queue")  # type: ignore[arg-type]
-    work(app)
-
-    number = board.run_all_failed(queue.MAINTENANCE)
-
-    assert number == 2
-    assert queue.length(queue.MAINTENANCE) == 2
-    assert board.run_all_failed(queue.MAINTENANCE) == 0
-
-
-def test_a_failed_job_that_was_removed_is_gone(app: Flask, work: Callable[[Flask], bool]) -> None:
-    job = failed_job(work, app)
-
-    board.remove(job.id)
-
-    assert board.list_jobs(JobState.FAILED) == ([], False)
-    with pytest.raises(NotFound):
-        board.remove(job.id)
-
-
-def test_a_waiting_job_that_was_removed_is_never_done(app: Flask, work: Callable[[Flask], bool]) -> None:
-    queue.enqueue(SIGNAL, "done")  # type: ignore[arg-type]
-    [job], _ = board.list_jobs(JobState.WAITING)
-
-    board.remove(job.id)
-
-    assert not work(app)
-
-
 def test_a_job_that_was_never_there_is_not_found(app: Flask) -> None:
     with pytest.raises(NotFound):
         board.get_job(str(uuid.uuid4()))
@@ -307,13 +263,13 @@ def test_while_redis_is_away_the_board_is_the_last_one_and_says_so(
     before = looked()
     monkeypatch.setattr(queue, "redis_client", lambda: redis.Redis(unix_socket_path="/nowhere/at/all.sock"))
 
-    seen, away = board.look()
+    seen, _, _, away = board.look()
 
     assert seen == before
     assert away is not None
     assert "at/all.sock" in away.error
     monkeypatch.undo()
-    assert board.look()[1] is None
+    assert board.look().away is None
 
 
 def test_where_redis_is_looked_for_is_told_without_its_password(make_app: MakeApp) -> None:
@@ -322,7 +278,7 @@ def test_where_redis_is_looked_for_is_told_without_its_password(make_app: MakeAp
     )
 
     with app.app_context():
-        seen, away = board.look()
+        seen, _, _, away = board.look()
 
     assert seen is None
     assert away is not None
@@ -332,7 +288,7 @@ def test_where_redis_is_looked_for_is_told_without_its_password(make_app: MakeAp
 
 def looked() -> board.Board:
     """The board while Redis answers."""
-    seen, away = board.look()
+    seen, _, _, away = board.look()
     assert seen is not None
     assert away is None
     return seen

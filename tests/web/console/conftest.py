@@ -121,7 +121,7 @@ class Console:
     def get(self, path: str, **query: Any) -> TestResponse:
         """GET; a path without a slash at its beginning is below /w/default/."""
         _forget()
-        return self.client.get(self._url(path), query_string=query)
+        return self.client.get(self._url(path), query_string=query or None)
 
     def page(self, path: str, **query: Any) -> Page:
         """GET, and read what came."""
