@@ -4,13 +4,25 @@ A name is `host:pid:start:token`. Pid and the process's start time say whether t
 before its lease ends; the token tells two holders in one process apart.
 """
 
+import logging
 import os
 import socket
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from secrets import token_hex
+from time import sleep
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from app import processes
+from app.clock import monotonic
+from app.database import db
+
+log = logging.getLogger(__name__)
+
+#: How often a database that is away is asked again, in seconds.
+_AGAIN_S = 0.25
 
 
 def new_owner() -> str:
@@ -24,6 +36,25 @@ def is_dead(owner: str) -> bool:
     if host != _host() or not pid.isdigit():
         return False
     return _start_of(int(pid)) != start
+
+
+def give_back(release: Callable[[], object], within_s: float) -> None:
+    """Release a lease after the database failed its holder, as soon as it works again; at most so long.
+
+    The holder lives on, so no sweep may free its lease: without this nobody could go on until the lease ends.
+    Whoever waits here has nothing else to do, since all that it could do needs the database.
+    """
+    give_up_at = monotonic() + within_s
+    while True:
+        try:
+            db.session.rollback()
+            release()
+            return
+        except SQLAlchemyError:
+            if monotonic() >= give_up_at:
+                log.warning("lease.kept", exc_info=True)
+                return
+            sleep(_AGAIN_S)
 
 
 @lru_cache(maxsize=1)

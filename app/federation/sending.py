@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from app import clock, queue
 from app.backoff import parse_retry_after, retry_delay
 from app.database import db, transaction
-from app.federation import answers, calls, controls, identity, lifecycle, outside, peers
+from app.federation import answers, calls, controls, identity, leases, lifecycle, outside, peers
 from app.federation.clocks import skew_ms
 from app.models import Connection, ControlOut, ControlState, SigningKey
 from app.protocol.answers import ControlOutcome, decide_control
@@ -97,7 +97,7 @@ def send_controls(connection_id: int) -> None:
 
     Commits; no transaction may be open.
     """
-    owner = new_owner()
+    owner = leases.new_owner()
     if not _acquire(connection_id, owner):
         return
     until_s = clock.monotonic() + YIELD_S
@@ -377,7 +377,7 @@ def _free_dead_leases() -> None:
     owners = db.session.scalars(
         sa.select(Connection.control_owner).where(Connection.control_owner.is_not(None)).distinct()
     ).all()
-    dead = [owner for owner in owners if owner is not None and is_dead(owner)]
+    dead = [owner for owner in owners if owner is not None and leases.is_dead(owner)]
     if dead:
         with transaction():
             db.session.execute(

@@ -15,12 +15,14 @@ import logging
 from random import Random
 from time import sleep
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from app.clock import monotonic, now_ms
 from app.database import db, transaction
 from app.federation import calls
 from app.federation.clocks import skew_ms
 from app.federation.identity import signer, signer_for
-from app.federation.leases import new_owner
+from app.federation.leases import give_back, new_owner
 from app.federation.outside import client
 from app.federation.peers import adopt_key, message_key
 from app.outbox import lease
@@ -57,7 +59,12 @@ def drain(connection_id: int) -> int:
     Safe to run twice, also at the same time: the second finds the lease taken and does nothing. Wakes itself
     again if there is more. Commits.
     """
-    return _Drain(connection_id).run()
+    run = _Drain(connection_id)
+    try:
+        return run.run()
+    except SQLAlchemyError:
+        give_back(run.release, lease.LEASE_MS / 1000)
+        raise
 
 
 class _Drain:
@@ -88,6 +95,11 @@ class _Drain:
         if self.more or (self.released and has_due(self.connection_id, now_ms())):
             wake_drain(self.connection_id, failing=False)
         return self.acknowledged
+
+    def release(self) -> None:
+        """Give the lease back. Commits."""
+        with transaction():
+            lease.release(self.connection_id, self.owner)
 
     def _begin(self) -> tuple[Target, Batch] | None:
         with transaction():

@@ -559,3 +559,27 @@ def test_who_lost_the_lease_while_gathering_sends_no_more(scene, publish, monkey
     drain(scene.connection.id)
 
     assert scene.peer.sent() == [[1]]
+
+
+def test_a_drain_that_the_database_fails_gives_its_lease_back_when_it_works_again(scene, publish, rows):
+    publish(1)
+    failures = iter([True, True, False])
+
+    def refuse(*_args: Any) -> None:
+        if next(failures, False):
+            raise sa.exc.OperationalError("any statement", {}, Exception("no space left on device"))
+
+    def store_and_fill(batch: dict[str, Any]) -> Any:
+        sa.event.listen(db.engine, "before_cursor_execute", refuse)
+        return scene.peer.accept(batch)
+
+    scene.peer.answer = store_and_fill
+    with pytest.raises(sa.exc.OperationalError):
+        drain(scene.connection.id)
+    sa.event.remove(db.engine, "before_cursor_execute", refuse)
+    scene.peer.answer = None
+
+    assert scene.reload().drain_owner is None
+    drain(scene.connection.id)
+    assert scene.peer.sent() == [[1], [1]]
+    assert states(rows) == [("delivered", 1)]
