@@ -123,6 +123,13 @@ def get_event_message(workspace_id: int, message_id: str) -> EventMessageDetails
     return details
 
 
+def get_events_by_number(workspace_id: int, numbers: Sequence[int]) -> list[EventMessageDetails]:
+    """The workspace's events with these row numbers, in the order given."""
+    rows = db.session.execute(_shown().where(Event.workspace_id == workspace_id, Event.id.in_(numbers))).all()
+    by_number = {row.id: row for row in rows}
+    return _details(workspace_id, [by_number[number] for number in numbers if number in by_number])
+
+
 def _consume(
     workspace_id: int, chosen: EventFilter, limit: int, key: ListKey, cursor: str | None
 ) -> Page[EventMessageDetails]:

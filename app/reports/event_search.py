@@ -136,7 +136,7 @@ def search_events(
     allowed_ms = within_ms or (FURTHER_MS if forward or backward else FIRST_MS)
     seen = _find(workspace_id, search, place, check_limit(limit) + 1, began + allowed_ms / 1000)
     took_ms = round((clock.monotonic() - began) * 1000)
-    return _page(workspace_id, key, seen, place, limit, (forward or backward) is not None, took_ms)
+    return _page(key, seen, place, limit, (forward or backward) is not None, took_ms)
 
 
 def neighbours(workspace_id: int, search: Search, event_id: int) -> tuple[str | None, str | None]:
@@ -148,6 +148,12 @@ def neighbours(workspace_id: int, search: Search, event_id: int) -> tuple[str | 
         seen = _find(workspace_id, search, place, 1, clock.monotonic() + FIRST_MS / 2000)
         found.append(seen.rows[0].message_id if seen.rows else None)
     return found[0], found[1]
+
+
+def row_of(event_id: int) -> EventRow:
+    """One event as the list shows it."""
+    [row] = _rows([event_id], [], newest_first=True)
+    return _details([row])[0]
 
 
 def peers_named(workspace_id: int, names: Sequence[str]) -> list[int]:
@@ -204,9 +210,7 @@ def _place(
     return _Place(after, before, backward is None)
 
 
-def _page(
-    workspace_id: int, key: ListKey, seen: _Seen, place: _Place, limit: int, is_inner: bool, took_ms: int
-) -> EventPage:
+def _page(key: ListKey, seen: _Seen, place: _Place, limit: int, is_inner: bool, took_ms: int) -> EventPage:
     more = len(seen.rows) > limit
     rows = seen.rows[:limit] if place.newest_first else list(reversed(seen.rows[:limit]))
     stopped = not more and not seen.is_done
@@ -222,7 +226,7 @@ def _page(
         )
     older, newer = (ahead, back) if place.newest_first else (back, ahead)
     return EventPage(
-        _details(workspace_id, rows),
+        _details(rows),
         None if newer is None else write_cursor(key, [newer]),
         None if older is None else write_cursor(key, [older]),
         seen.searched,
@@ -492,7 +496,7 @@ class _Sum(NamedTuple):
         return self.delivered + self.dead + self.held + self.retrying + self.sending + self.queued
 
 
-def _details(workspace_id: int, rows: Sequence[sa.Row[Any]]) -> list[EventRow]:
+def _details(rows: Sequence[sa.Row[Any]]) -> list[EventRow]:
     if not rows:
         return []
     sums = _sums([row.id for row in rows if row.direction is Direction.OUTGOING])

@@ -54,7 +54,7 @@ def _readme(proof: Proof) -> str:
     receipts = {f"receipt-{n}": receipt for n, receipt in enumerate(proof.receipts, 1)}
     for name, signed in _parts(proof):
         lines += ["", f"## {_title(name, receipts.get(name))}", "", *_about(signed, receipts.get(name)), ""]
-        lines += ["```sh", *commands(name, signed), "```"]
+        lines += ["```sh", *openssl_lines(name, signed), "```"]
     return "\n".join(lines) + "\n"
 
 
@@ -81,7 +81,7 @@ def _about(signed: Signed, receipt: Receipt | None) -> list[str]:
     return about
 
 
-def commands(name: str, signed: Signed) -> list[str]:
+def openssl_lines(name: str, signed: Signed) -> list[str]:
     """The signature, then the fingerprint and the digest, which are to be compared."""
     if signed.key is None:
         return _digest_lines(name, signed)
