@@ -8,6 +8,7 @@ from flask import Flask
 
 from app import clock
 from app.reports.times import rfc3339
+from app.reports.words import shortened, visible
 
 
 class Look(NamedTuple):
@@ -176,6 +177,8 @@ def register(app: Flask) -> None:
         strip_words,
         look,
         words,
+        shortened,
+        visible,
     )
     app.jinja_env.filters |= {one.__name__: one for one in filters} | {"iso": rfc3339}
 
