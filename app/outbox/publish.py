@@ -100,7 +100,7 @@ def publish_event(
     draft = _draft(ours, event, "", now_ms())
     if is_writing() or not draft.may_share:
         return _store_all([_sign(workspace_id, ours, [draft])])[0]
-    return _calls().do(_Call(workspace_id, ours, draft))
+    return meeting_place().do(_Call(workspace_id, ours, draft))
 
 
 def publish_events(
@@ -128,20 +128,23 @@ class _Call(NamedTuple):
     draft: _Draft
 
 
-#: Where calls of one event meet, for each database of the process.
 _meetings: weakref.WeakKeyDictionary[Engine, Together[_Call, Published]] = weakref.WeakKeyDictionary()
 
 
-def _calls() -> Together[_Call, Published]:
+def meeting_place() -> Together[_Call, Published]:
+    """Where the process's calls of one event meet, for the current app's database."""
     return _meetings.setdefault(db.engine, Together(_publish_calls, MAX_EVENTS))
 
 
 def _publish_calls(calls: Sequence[_Call]) -> list[Published]:
     """Publish the events of several calls as one, those of each workspace under one signature."""
-    groups: dict[tuple[int, Signer], list[_Draft]] = defaultdict(list)
+    groups: dict[tuple[int, str], list[_Call]] = defaultdict(list)
     for call in calls:
-        groups[call.workspace_id, call.ours].append(call.draft)
-    signed = [_sign(workspace_id, ours, drafts) for (workspace_id, ours), drafts in groups.items()]
+        groups[call.workspace_id, call.ours.key_id].append(call)
+    signed = [
+        _sign(workspace_id, group[0].ours, [call.draft for call in group])
+        for (workspace_id, _), group in groups.items()
+    ]
     published = {one.message_id: one for one in _store_all(signed)}
     return [published[call.draft.message_id] for call in calls]
 

@@ -35,6 +35,10 @@ class Together(Generic[Wish, Result]):
         self._waiting: deque[_Waiting[Wish, Result]] = deque()
         self._turn = threading.Lock()
 
+    def __len__(self) -> int:
+        """How many wait for a turn."""
+        return len(self._waiting)
+
     def do(self, wish: Wish) -> Result:
         """Have it done, with whatever else is wanted just now. Raises what `work` raises."""
         mine: _Waiting[Wish, Result] = _Waiting(wish)

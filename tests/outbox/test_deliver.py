@@ -9,13 +9,14 @@ import sqlalchemy as sa
 from app import clock
 from app.database import db, transaction
 from app.federation import connections
-from app.federation.identity import signer
+from app.federation.identity import list_keys, record_of, signer
 from app.models import (
     Attempt,
     AttemptEntry,
     Connection,
     ControlOut,
     Event,
+    EventSignature,
     EventStatus,
     Peer,
     Stream,
@@ -23,7 +24,7 @@ from app.models import (
 )
 from app.outbox import deliver, lease
 from app.outbox.deliver import drain
-from app.protocol.messages import AckStatus
+from app.protocol.messages import AckStatus, parse_event, verify_event
 from app.protocol.signing import Signer
 from app.protocol.states import ConnectionStatus, DeliveryState
 from app.transport.errors import DeadlineExceeded
@@ -559,6 +560,63 @@ def test_who_lost_the_lease_while_gathering_sends_no_more(scene, publish, monkey
     drain(scene.connection.id)
 
     assert scene.peer.sent() == [[1]]
+
+
+def lists_tree(peer: Any, read_at: int | None = None) -> None:
+    """The peer's document lists the feature, as read at a time."""
+    change(peer, document='{"features": ["tree"]}', document_read_at=read_at or clock.now_ms())
+
+
+def test_a_peer_that_lists_it_gets_the_shared_signature_with_each_events_proof(scene, publish):
+    lists_tree(scene.connection.peer)
+    publish(3)
+
+    drain(scene.connection.id)
+
+    sent = [parse_event(entry["event"]) for entry in scene.peer.requests[0]["events"]]
+    assert len({event.signature for event in sent}) == 1
+    assert [event.proof.index for event in sent if event.proof] == [0, 1, 2]
+    for event in sent:
+        verify_event(event, record_of(list_keys()[0]))
+
+
+@pytest.mark.parametrize("read_at", [None, -DAY_MS])
+def test_any_other_peer_gets_each_event_signed_by_itself(scene, publish, read_at):
+    if read_at is not None:
+        # What a document listed a day ago is not relied on.
+        lists_tree(scene.connection.peer, clock.now_ms() + read_at)
+    publish(3)
+
+    drain(scene.connection.id)
+
+    sent = [parse_event(entry["event"]) for entry in scene.peer.requests[0]["events"]]
+    assert {event.proof for event in sent} == {None}
+    for event in sent:
+        verify_event(event, record_of(list_keys()[0]))
+
+
+def test_an_event_is_signed_by_itself_once_for_all_peers_and_keeps_both_signatures(
+    scene, publish, monkeypatch
+):
+    other = connect(scene.workspace, scene.peer)
+    subscribe(other)
+    publish(2)
+    made: list[bytes] = []
+    sign = Signer.sign_body
+    monkeypatch.setattr(
+        Signer, "sign_body", lambda ours, kind, body: made.append(body) or sign(ours, kind, body)
+    )
+
+    drain(scene.connection.id)
+    drain(other.id)
+
+    first, second = [
+        [entry["event"]["signature"] for entry in batch["events"]] for batch in scene.peer.requests
+    ]
+    kept = db.session.scalars(sa.select(EventSignature).order_by(EventSignature.event_id)).all()
+    assert len([body for body in made if b'"eventType"' in body]) == 2
+    assert first == second == [row.signature for row in kept]
+    assert all(event.proof for event in db.session.scalars(sa.select(Event)))
 
 
 def test_a_drain_that_the_database_fails_gives_its_lease_back_when_it_works_again(scene, publish, rows):

@@ -1,20 +1,34 @@
 """Publishing: what is refused, what is stored, and that it is one whole."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
 import orjson
 import pytest
 import redis
 import sqlalchemy as sa
 
 from app import queue
-from app.database import db, transaction
+from app.database import db, is_sqlite, transaction
 from app.federation.identity import list_keys
 from app.models import Connection, Delivery, Event, EventStatus
 from app.outbox import dispatch, lease
-from app.outbox.publish import NewEvent, publish_event, publish_events
+from app.outbox.publish import NewEvent, Published, meeting_place, publish_event, publish_events
 from app.protocol.errors import InvalidRequest, TooLarge
 from app.protocol.keys import load_public_key
-from app.protocol.signing import Kind, digest, signing_input, verify, with_signature
+from app.protocol.signing import (
+    Kind,
+    digest,
+    signing_input,
+    verify,
+    verify_body,
+    verify_in_tree,
+    with_signature,
+)
 from app.protocol.states import ConnectionStatus, DeliveryState
+from app.protocol.tree import parse_proof
+from tests.engines import until
 from tests.exchange import connect, subscribe
 
 
@@ -138,6 +152,65 @@ def test_the_largest_event_passes_and_a_byte_more_does_not(scene):
 
     assert len(with_signature(events()[1].body, events()[1].signature)) == 65_536
     assert published.event_type == "task"
+
+
+@contextmanager
+def nobody_writes_events() -> Iterator[None]:
+    """A transaction that keeps all others from storing events: SQLite has one writer anyway."""
+    with transaction():
+        if not is_sqlite():
+            db.session.execute(sa.text("LOCK TABLE event IN EXCLUSIVE MODE"))
+        yield
+
+
+def test_events_that_are_published_together_share_one_signature(scene):
+    publish_events(scene.workspace.id, [NewEvent("task.created", {"n": n}) for n in range(5)])
+
+    rows = events()
+    pem = list_keys()[0].public_key_pem
+    assert len({row.signature for row in rows}) == 1
+    assert [parse_proof(row.proof).index for row in rows] == [0, 1, 2, 3, 4]
+    for row in rows:
+        verify_in_tree(row.body.encode(), row.signature, parse_proof(row.proof), pem)
+
+
+def test_a_large_event_is_signed_by_itself_among_others(scene):
+    large = NewEvent("task.created", {"text": "x" * 20_000})
+
+    publish_events(scene.workspace.id, [NewEvent("task.created", {}), large, NewEvent("task.created", {})])
+
+    first, second, third = events()
+    assert (first.signature, bool(first.proof)) == (third.signature, True)
+    assert second.proof is None
+    verify_body(
+        Kind.EVENT, second.body.encode(), second.signature, load_public_key(list_keys()[0].public_key_pem)
+    )
+
+
+def test_single_events_that_come_at_the_same_time_are_signed_and_committed_as_one(app, scene, rows):
+    pem = list_keys()[0].public_key_pem
+    db.session.rollback()
+
+    def publish_one(n: int) -> Published:
+        with app.app_context():
+            return publish_event(scene.workspace.id, "task.created", {"n": n})
+
+    with ThreadPoolExecutor(8) as pool:
+        with nobody_writes_events():
+            calls = [pool.submit(publish_one, n) for n in range(8)]
+            until(lambda: len(meeting_place()) == 7, "seven calls that wait for the first")
+        published = [call.result(10) for call in calls]
+
+    stored = {row.message_id: row for row in events()}
+    assert {one.message_id for one in published} == set(stored)
+    assert [orjson.loads(stored[one.message_id].body)["payload"]["n"] for one in published] == list(range(8))
+    assert len({row.signature for row in stored.values()}) == 2
+    assert len(rows()) == 8
+    for row in stored.values():
+        if row.proof is None:
+            verify_body(Kind.EVENT, row.body.encode(), row.signature, load_public_key(pem))
+        else:
+            verify_in_tree(row.body.encode(), row.signature, parse_proof(row.proof), pem)
 
 
 @pytest.mark.parametrize("number", [0, 1001])
