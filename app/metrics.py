@@ -118,6 +118,7 @@ DELIVERY_SECONDS = Histogram(
     "tidings_delivery_request_seconds", "Time of one delivery request.", SECONDS, ("outcome",)
 )
 BATCH_EVENTS = Histogram("tidings_delivery_batch_events", "Events in one delivery request.", EVENTS)
+BREAKERS_OPENED = Counter("tidings_breakers_opened", "Times that a peer's circuit breaker opened.")
 PEER_REFUSED = Counter("tidings_peer_requests_refused", "Requests of peers that were refused.", ("code",))
 
 

@@ -20,7 +20,8 @@ from app.errors import RemoteInvalid
 from app.federation import connections
 from app.models import Direction
 from app.protocol.control import ControlType
-from app.protocol.states import ConnectionStatus
+from app.protocol.states import OPEN, ConnectionStatus
+from app.reports.ailments import what_ails
 from app.reports.connections import connection_row, get_connection_details, list_connections
 
 
@@ -108,7 +109,10 @@ def show(id_: str, workspace: str, output: str) -> None:
     if output == "json":
         print_one(details, output)
         return
-    print_one({**details, "pausedHere": _paused(row.paused_outgoing, row.paused_incoming)}, output)
+    ailment = what_ails(row) if row.status in OPEN else None
+    trouble = {"trouble": ailment.detail, "whatToDo": ailment.do or None} if ailment else {"trouble": None}
+    paused = _paused(row.paused_outgoing, row.paused_incoming)
+    print_one({**details, "pausedHere": paused, **trouble}, output)
 
 
 def _paused(outgoing: bool, incoming: bool) -> str | None:

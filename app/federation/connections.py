@@ -20,7 +20,7 @@ from app.federation import answers, consequences, controls, identity, lifecycle,
 from app.models import Connection, ControlOut, ControlState, Direction, Peer, PeerKey, Workspace
 from app.protocol import control as wire
 from app.protocol.control import ControlType
-from app.protocol.errors import Blocked, InvalidState, NotFound, invalid
+from app.protocol.errors import Blocked, InvalidState, invalid
 from app.protocol.keys import Algorithm, pairing_code
 from app.protocol.members import is_slug
 from app.protocol.states import (
@@ -270,12 +270,11 @@ def verify(connection_id: int) -> Verification:
     sending.send_controls(connection_id)
     control = controls.wait_for_answer(control.id, VERIFY_WAIT_S)
     if control.state is ControlState.ANSWERED:
-        peer = _peer_of(connection_id)
         return Verification(
             control.answer_status or "",
             control.duration_ms or 0,
             control.error_code is None,
-            peer.clock_skew_ms,
+            _read(connection_id).clock_skew_ms,
         )
     detail = control.error_detail or "no answer yet"
     if control.status_code is None:
@@ -368,42 +367,6 @@ def keys_refuse(connection_id: int) -> Connection:
     return _read(connection_id)
 
 
-def request_replay(
-    connection_id: int,
-    from_sequence: int | None = None,
-    to_sequence: int | None = None,
-    since: int | None = None,
-    until: int | None = None,
-    event_types: Sequence[str] | None = None,
-    stream_epoch: str | None = None,
-) -> ControlOut:
-    """Ask the peer to send again what it numbered for us; ranges are inclusive, times in ms. Commits.
-
-    Returns the message with its answer, if that came within 2 s. Raises NotFound, InvalidState unless
-    active, InvalidRequest at /toSequence or /until if a range ends before it begins.
-    """
-    wire.check_range(from_sequence, to_sequence, "/toSequence")
-    wire.check_range(since, until, "/until")
-    with transaction():
-        connection = lifecycle.lock(connection_id)
-        if connection.status is not ConnectionStatus.ACTIVE:
-            raise _illegal(connection, "replay")
-        control = controls.queue_control(
-            connection,
-            ControlType.REPLAY_REQUEST,
-            wire.ReplayRequest(
-                replay_id=str(uuid.uuid4()),
-                stream_epoch=stream_epoch,
-                from_sequence=from_sequence,
-                to_sequence=to_sequence,
-                since=since,
-                until=until,
-                event_types=None if event_types is None else tuple(event_types),
-            ),
-        )
-    return controls.wait_for_answer(control.id, WAIT_S)
-
-
 def expire_due(limit: int = 100) -> int:
     """End requests that nobody answered for 14 days, on our side, without a message.
 
@@ -434,13 +397,6 @@ def _answered(connection_id: int, control: ControlOut) -> Connection:
 
 def _read(connection_id: int) -> Connection:
     return db.session.get_one(Connection, connection_id, populate_existing=True)
-
-
-def _peer_of(connection_id: int) -> Peer:
-    peer = _read(connection_id).peer
-    if peer is None:
-        raise NotFound("Nobody knows the other side yet.")
-    return peer
 
 
 def _origin(remote_url: str) -> str:

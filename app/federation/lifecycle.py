@@ -11,10 +11,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from app import clock
+from app.config import settings
 from app.database import db, table_of
-from app.federation import controls
+from app.federation import controls, streams
 from app.federation.consequences import plugged
-from app.models import Connection, ControlOut, Direction, Stream, Subscription
+from app.models import Connection, ControlOut, Direction, Subscription
 from app.protocol import control as wire
 from app.protocol.control import ControlType
 from app.protocol.errors import (
@@ -164,6 +165,7 @@ def activate(connection: Connection) -> None:
     touch(connection)
     if connection.activated_at is None:
         connection.activated_at = clock.now_ms()
+        connection.our_base_url = settings().base_url
         _begin_stream(connection)
         send_verification(connection)
         _end_replaced(connection)

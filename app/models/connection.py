@@ -62,6 +62,8 @@ class Connection(Model):
     note: Mapped[str | None] = mapped_column(sa.Text)
     #: Why it was rejected, suspended or closed, in the words of whoever did it.
     reason: Mapped[str | None] = mapped_column(sa.Text)
+    #: BASE_URL of this instance as the peer knows it; None if that was not kept.
+    our_base_url: Mapped[str | None] = mapped_column(sa.String(300))
     #: Agreed at accept.
     version: Mapped[str | None] = mapped_column(sa.String(16))
     #: JSON list of the features agreed at accept.

@@ -15,8 +15,6 @@ class Instance(Model):
 
     id: Mapped[int] = mapped_column(RowId, primary_key=True, default=1)
     instance_id: Mapped[str] = mapped_column(sa.String(36))
-    #: BASE_URL as the peers of the open connections know it; None before the first start that kept it.
-    base_url: Mapped[str | None] = mapped_column(sa.String(300))
     created_at: Mapped[int] = mapped_column(sa.BigInteger)
 
 

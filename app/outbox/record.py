@@ -24,7 +24,7 @@ from app.backoff import BREAKER_FAILURES, is_breaker_open, parse_retry_after, pr
 from app.database import db, table_of
 from app.federation.lifecycle import NO_WAIT
 from app.models import Attempt, AttemptEntry, Connection, Delivery, Direction, Subscription
-from app.outbox import finish
+from app.outbox import finish, replay
 from app.outbox.acknowledge import mark_dead, mark_delivered
 from app.outbox.claim import Batch, Entry
 from app.outbox.epochs import current_counter, new_epoch, note_contiguous
@@ -85,6 +85,11 @@ def record_acked(target: Target, batch: Batch, reply: Reply, now: int) -> Next:
     assert ack is not None  # noqa: S101 - the caller chose by it
     attempt_id = _store_attempt(target, batch, reply)
     outcomes = [decide_entry(a.received, *_error_of(a)) for a in ack.acks]
+    if batch.resent is not None:
+        replay.record_acked(batch, ack.acks, outcomes, attempt_id, now)
+        note_contiguous(batch.stream_id, ack.contiguous)
+        _note_success(target, reply.clock_skew_ms, now)
+        return Next(go_on=True)
     delivered = [e.delivery_id for e, o in zip(batch.entries, outcomes, strict=True) if o is Outcome.ACKED]
     mark_delivered(delivered, now, attempt_id)
     counted = Counter(outcome.name.lower() for outcome in outcomes)
@@ -126,14 +131,8 @@ def record_failed(target: Target, batch: Batch, reply: Reply, now: int, rng: Ran
         is_second_in_a_row=len(batch.entries) == 1 and _was_suspect(target.connection_id),
     )
     attempt_id = _store_attempt(target, batch, reply)
-    again: dict[str, Any]
-    if outcome in _NO_ATTEMPT:
-        again = {"attempts": _DELIVERY.c.attempts - 1}
-    else:
-        _store_entries(batch.entries, attempt_id, reply.error_code, reply.error_detail)
-        # Whoever asked for one to be sent again got his try; from here on its age decides once more.
-        again = {"trigger": "auto"}
-    _put_back(batch.entries, attempt_id, reply.error_code, reply.error_detail, **again)
+    if batch.resent is None:
+        _take_back(batch, reply, outcome, attempt_id)
     name = outcome.name.lower()
     metrics.count_request(name, {name: len(batch.entries)}, reply.duration_ms)
     log.info(
@@ -156,9 +155,23 @@ def record_failed(target: Target, batch: Batch, reply: Reply, now: int, rng: Ran
     elif target.is_ailing:
         # It answered, and refused for reasons of its own: the row of failures has ended.
         _change(target, **NO_WAIT)
+    if batch.resent is not None and outcome in replay.OWN_OUTCOMES:
+        return Next(True, replay.follow(batch, outcome, reply.error_code, reply.retry_after, now))
     after = _follow(target, batch, reply, outcome, now)
     withdraw_lost(target.connection_id, {entry.event_type for entry in batch.entries})
     return after
+
+
+def _take_back(batch: Batch, reply: Reply, outcome: Outcome, attempt_id: int) -> None:
+    """Let the deliveries of a request that brought no ack wait again."""
+    again: dict[str, Any]
+    if outcome in _NO_ATTEMPT:
+        again = {"attempts": _DELIVERY.c.attempts - 1}
+    else:
+        _store_entries(batch.entries, attempt_id, reply.error_code, reply.error_detail)
+        # Whoever asked for one to be sent again got his try; from here on its age decides once more.
+        again = {"trigger": "auto"}
+    _put_back(batch.entries, attempt_id, reply.error_code, reply.error_detail, **again)
 
 
 def _follow(target: Target, batch: Batch, reply: Reply, outcome: Outcome, now: int) -> Next:
@@ -203,6 +216,7 @@ def _fail(target: Target, reply: Reply, now: int, rng: Random) -> None:
         **_why(reply),
     )
     if opened_at == now:
+        metrics.BREAKERS_OPENED.inc()
         log.warning("breaker.opened", extra={"connection_id": target.connection_id, "code": reply.error_code})
 
 

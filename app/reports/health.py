@@ -1,4 +1,4 @@
-"""Is all well? The list of checks that `/readyz` and `flask doctor` share, and the gauges of `/metrics`.
+"""Is all well? The list of checks that `/readyz`, `flask doctor` and the gauges of `/metrics` share.
 
 Each check looks at one thing, says what it found in one line and what to do if that is wrong. None of them
 raises, and none waits longer than the client below it does.
@@ -6,30 +6,31 @@ raises, and none waits longer than the client below it does.
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+import statistics
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import joinedload
 
-from app import queue
+from app import clock, queue
 from app.config import ROOT, is_loopback, settings
 from app.database import db, missing_file
-from app.federation import identity
-from app.federation.lifecycle import sending_clause
-from app.metrics import Gauge
-from app.models import Connection, Delivery
+from app.federation import clocks, identity
+from app.models import Connection
 from app.protocol.errors import InvalidState, Problem
-from app.protocol.states import OPEN, ConnectionStatus, DeliveryState
+from app.protocol.states import OPEN, ConnectionStatus
+from app.reports.ailments import LOST_AFTER_MS, is_lost, what_ails
 from app.reports.details import Check
+from app.reports.times import rfc3339
+from app.reports.words import visible
 
-#: Rows of one state that a gauge counts at most; counting millions on every scrape would be felt.
-GAUGE_CAP = 100_000
-
+#: A skew that was measured longer ago says nothing about now, ms.
+SKEW_FRESH_MS = 24 * 3_600_000
 #: Less room than this for the database is worth a word, bytes.
 _MIN_FREE_BYTES = 1024**3
 
@@ -57,6 +58,9 @@ def doctor() -> list[Check]:
         ("data folder", _data_folder),
         ("disk", _disk),
         ("queues", _queues),
+        ("address", _address),
+        ("clocks", _clocks),
+        ("peers", _breakers),
         ("holds", _holds),
         ("paused", _paused),
     )
@@ -190,41 +194,137 @@ def _queues() -> _Seen:
     return _Seen(True, "no job failed lately")
 
 
-def _holds() -> _Seen:
+def _rows(look: Callable[[], Sequence[Any]]) -> Sequence[Any] | _Seen:
+    """What `look` finds in the database, or why it cannot."""
     if missing_file():
         return _Seen(False, "there is no database", _MEND_DATABASE)
     try:
-        held = db.session.scalars(
-            sa.select(Connection.public_id).where(
-                Connection.status == ConnectionStatus.ACTIVE,
-                sa.or_(Connection.hold_code.is_not(None), Connection.key_review.is_(True)),
-            )
-        ).all()
+        return look()
     except SQLAlchemyError:
         db.session.rollback()
         return _Seen(False, "cannot be read", _MEND_DATABASE)
+
+
+def _active(*conditions: sa.ColumnElement[bool]) -> sa.Select[Connection]:
+    return (
+        sa.select(Connection)
+        .where(Connection.status == ConnectionStatus.ACTIVE, *conditions)
+        .order_by(Connection.id)
+        .options(joinedload(Connection.peer))
+        .execution_options(populate_existing=True)
+    )
+
+
+def _named(connection: Connection) -> str:
+    """The connection for people: the peer's name, made harmless, and the id."""
+    name = visible(connection.peer.name) if connection.peer else "unknown"
+    return f"{name} ({connection.public_id})"
+
+
+def _holds() -> _Seen:
+    held = _rows(
+        lambda: db.session.scalars(
+            _active(
+                sa.or_(
+                    Connection.hold_code.is_not(None),
+                    Connection.key_review.is_(True),
+                    Connection.denied_since <= clock.now_ms() - LOST_AFTER_MS,
+                )
+            )
+        ).all()
+    )
+    if isinstance(held, _Seen):
+        return held
+    lost = [connection for connection in held if is_lost(connection)]
+    if lost:
+        ailment = what_ails(lost[0])
+        number = "1 peer has" if len(lost) == 1 else f"{len(lost)} peers have"
+        detail = f"{number} lost the connection with us, such as {_named(lost[0])}"
+        return _Seen(False, detail, ailment.do if ailment else "")
     if held:
         return _Seen(
             False,
-            f"{len(held)} connections wait for a person, such as {held[0]}",
+            f"{len(held)} connections wait for a person, such as {_named(held[0])}",
             "`flask connection show ID` says why; `flask connection retry-now ID` sends again.",
         )
     return _Seen(True, "no connection waits for a person")
 
 
+def _breakers() -> _Seen:
+    """Peers that do not answer. Nothing here is wrong for it, so it is a word and no failure."""
+    broken = _rows(lambda: db.session.scalars(_active(Connection.breaker_opened_at.is_not(None))).all())
+    if isinstance(broken, _Seen):
+        return broken
+    if not broken:
+        return _Seen(True, "every peer answers")
+    first = broken[0]
+    return _Seen(
+        True,
+        f"{len(broken)} peers do not answer, such as {_named(first)} since "
+        f"{rfc3339(first.breaker_opened_at)} ({first.wait_code}); next probe {rfc3339(first.retry_at)}",
+    )
+
+
+def _clocks() -> _Seen:
+    measured = _rows(
+        lambda: db.session.scalars(_active(Connection.clock_skew_at > clock.now_ms() - SKEW_FRESH_MS)).all()
+    )
+    if isinstance(measured, _Seen):
+        return measured
+    skews = [connection.clock_skew_ms or 0 for connection in measured]
+    wrong = [each for each in measured if abs(each.clock_skew_ms or 0) >= clocks.NOTABLE_MS]
+    if not wrong:
+        return _Seen(
+            True, f"{len(measured)} peers agree with ours within a minute" if skews else "none measured"
+        )
+    middle = round(statistics.median(skews))
+    if len(skews) > 1 and abs(middle) >= clocks.NOTABLE_MS:
+        said = f"most of {len(skews)} peers are {clocks.in_words(middle)}, so it is ours that is wrong"
+        return _Seen(False, said, "Set the clock of this machine by a time server (NTP).")
+    worst = max(wrong, key=lambda each: abs(each.clock_skew_ms or 0))
+    refused = abs(worst.clock_skew_ms or 0) > clocks.REFUSED_MS
+    return _Seen(
+        False,
+        f"the clock of {_named(worst)} is {clocks.in_words(worst.clock_skew_ms or 0)}"
+        + ("; beyond 5 minutes nothing is accepted" if refused else ""),
+        "Compare both clocks with a time server (NTP) and set the wrong one; what waits then goes by itself.",
+    )
+
+
+def _address() -> _Seen:
+    """Whether peers know us under the address that we have."""
+    ours = settings().base_url
+    moved = _rows(
+        lambda: db.session.scalars(
+            sa.select(Connection)
+            .where(Connection.status.in_(OPEN), Connection.our_base_url != ours)
+            .options(joinedload(Connection.peer))
+        ).all()
+    )
+    if isinstance(moved, _Seen):
+        return moved
+    if not moved:
+        return _Seen(True, f"all peers know this instance as {ours}")
+    before = moved[0].our_base_url
+    return _Seen(
+        False,
+        f"BASE_URL is {ours}, but the peers of {len(moved)} open connections know {before}, such as "
+        f"{_named(moved[0])}; what they send does not pass, since it is signed for that address",
+        f"Set BASE_URL back to {before}, or end these connections and make them again.",
+    )
+
+
 def _paused() -> _Seen:
     """What people here stopped, and may have forgotten: worth a word, but nothing is wrong."""
-    if missing_file():
-        return _Seen(False, "there is no database", _MEND_DATABASE)
-    try:
-        paused = db.session.scalars(
+    paused = _rows(
+        lambda: db.session.scalars(
             sa.select(Connection.public_id).where(
                 Connection.status.in_(OPEN), sa.or_(Connection.paused_outgoing, Connection.paused_incoming)
             )
         ).all()
-    except SQLAlchemyError:
-        db.session.rollback()
-        return _Seen(False, "cannot be read", _MEND_DATABASE)
+    )
+    if isinstance(paused, _Seen):
+        return paused
     if not paused:
         return _Seen(True, "no connection is paused here")
     return _Seen(
@@ -235,45 +335,3 @@ def _paused() -> _Seen:
 def _one_line(error: Exception) -> str:
     cause = getattr(error, "orig", None) or error
     return " ".join(str(cause).split())[:200]
-
-
-def gauges() -> Iterator[Gauge]:
-    """What is so now, for `/metrics`. What cannot be read is left out."""
-    with suppress(queue.Unavailable):
-        yield Gauge("tidings_workers", "Workers that are alive.", {(): len(queue.live_workers())})
-    try:
-        yield _connections()
-        yield _open_deliveries()
-    except SQLAlchemyError:
-        db.session.rollback()
-
-
-def _connections() -> Gauge:
-    counted: dict[tuple[str, ...], float] = {(status.value,): 0 for status in ConnectionStatus}
-    rows = db.session.execute(sa.select(Connection.status, sa.func.count()).group_by(Connection.status))
-    counted |= {(status.value,): count for status, count in rows}
-    return Gauge("tidings_connections", "Connections by status.", counted, ("status",))
-
-
-def _open_deliveries() -> Gauge:
-    """Counted connection by connection in the index of (connection, state), each no further than the cap."""
-    counted: dict[tuple[str, ...], float] = {
-        (status,): 0 for status in ("pending", "held", "sending", "dead")
-    }
-    for connection_id, sends in db.session.execute(sa.select(Connection.id, sending_clause())).all():
-        counted[("pending" if sends else "held",)] += _count(connection_id, DeliveryState.PENDING)
-        counted[("sending",)] += _count(connection_id, DeliveryState.SENDING)
-        counted[("dead",)] += _count(connection_id, DeliveryState.DEAD)
-    text = f"Deliveries by status, counted up to {GAUGE_CAP} a connection."
-    return Gauge("tidings_deliveries_open", text, counted, ("status",))
-
-
-def _count(connection_id: int, state: DeliveryState) -> int:
-    some = (
-        sa.select(sa.literal(1))
-        .select_from(Delivery)
-        .where(Delivery.connection_id == connection_id, Delivery.state == state)
-        .limit(GAUGE_CAP)
-        .subquery()
-    )
-    return db.session.scalar(sa.select(sa.func.count()).select_from(some)) or 0

@@ -29,6 +29,7 @@ from app.models import (
 )
 from app.protocol.keys import KeyStatus
 from app.protocol.states import LIVE, ConnectionStatus, DeliveryState, SubscriptionStatus
+from app.reports.ailments import is_lost
 
 #: Rows counted at most.
 COUNT_CAP = 1_000
@@ -250,7 +251,7 @@ def _troubled(workspace_id: int) -> Sequence[Any]:
         _CONNECTION.c.failures > 0,
         _CONNECTION.c.breaker_opened_at.is_not(None),
         sa.and_(_CONNECTION.c.status == ConnectionStatus.ACTIVE, _CONNECTION.c.verified_at.is_(None)),
-        sa.func.abs(_PEER.c.clock_skew_ms) > SKEW_MS,
+        sa.func.abs(_CONNECTION.c.clock_skew_ms) > SKEW_MS,
     )
     return db.session.execute(
         sa.select(
@@ -259,6 +260,7 @@ def _troubled(workspace_id: int) -> Sequence[Any]:
             _CONNECTION.c.key_review,
             _CONNECTION.c.hold_code,
             _CONNECTION.c.hold_since,
+            _CONNECTION.c.denied_since,
             _CONNECTION.c.failures,
             _CONNECTION.c.wait_code,
             _CONNECTION.c.retry_at,
@@ -268,7 +270,7 @@ def _troubled(workspace_id: int) -> Sequence[Any]:
             _CONNECTION.c.created_at,
             _CONNECTION.c.claimed_base_url,
             _PEER.c.name,
-            _PEER.c.clock_skew_ms,
+            _CONNECTION.c.clock_skew_ms,
         )
         .select_from(_CONNECTION.outerjoin(_PEER, _PEER.c.id == _CONNECTION.c.peer_id))
         .where(
@@ -296,6 +298,14 @@ def _trouble_of(row: Any) -> Iterator[Attention]:
             f"{name} signs with an unknown key",
             "nobody vouched for it; nothing moves before you decide",
             row.public_id,
+        )
+    elif is_lost(row):
+        yield Attention(
+            Kind.HELD,
+            f"{name} has lost this connection",
+            "it does not know it any more, as after a restored backup; its queue is held since",
+            row.public_id,
+            row.denied_since,
         )
     elif row.hold_code is not None:
         yield Attention(

@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from app.database import db
 from app.models import Connection, Delivery, Direction, Event, Subscription
 from app.protocol.event_types import matches
-from app.protocol.states import OPEN, ConnectionStatus, DeliveryState, SubscriptionStatus
+from app.protocol.states import OPEN, DeliveryState, SubscriptionStatus
+from app.reports.ailments import HELD, what_ails
 from app.reports.connections import is_visible
 from app.reports.times import rfc3339
 
@@ -145,44 +146,15 @@ def _of_delivery(connection: Connection, delivery: Delivery) -> _Said:
             return _Said("withdrawn", "The subscription ended before it was sent.")
         case DeliveryState.SENDING:
             return _Said("sending", "It is being sent now.")
-    held = _what_holds(connection)
-    if held is not None:
-        return held
+    ailment = what_ails(connection)
+    if ailment is not None:
+        kind = "held" if ailment.kind in HELD else "waiting"
+        return _Said(kind, ailment.detail, ailment.do)
     if delivery.error_code:
         return _Said(
             "waiting", f"It is tried again at {rfc3339(delivery.next_attempt_at)}: {_error(delivery)}."
         )
-    if connection.failures:
-        return _Said(
-            "waiting",
-            f"The other side failed {connection.failures} times in a row; next try at "
-            f"{rfc3339(connection.retry_at)}.",
-            "`flask connection retry-now` tries at once.",
-        )
     return _Said("waiting", "It waits for a worker.", "`flask doctor` tells whether one runs.")
-
-
-def _what_holds(connection: Connection) -> _Said | None:
-    if connection.status is ConnectionStatus.SUSPENDED:
-        by = "us" if connection.suspended_by_me else "the other side"
-        return _Said("held", f"The connection is suspended by {by}; it goes when it is resumed.")
-    if connection.status is not ConnectionStatus.ACTIVE:
-        return _Said("held", f"The connection is {connection.status.value}.")
-    if connection.paused_outgoing:
-        return _Said("held", "Sending is paused here.", "`flask connection unpause` goes on.")
-    if connection.key_review:
-        return _Said(
-            "held",
-            "The other side has a key that nobody vouches for.",
-            "`flask connection trust` accepts it.",
-        )
-    if connection.hold_code is not None:
-        return _Said(
-            "held",
-            f"The other side answered {connection.hold_code} ({connection.hold_detail or 'no detail'}).",
-            "`flask connection retry-now` tries again.",
-        )
-    return None
 
 
 def _of_subscription(event: Event, wish: Subscription) -> _Said:

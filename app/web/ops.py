@@ -4,7 +4,8 @@ from flask import Blueprint, Response
 
 from app import metrics
 from app.config import settings
-from app.reports.health import gauges, readiness
+from app.reports.gauges import gauges
+from app.reports.health import readiness
 from app.web.json import Answer
 
 bp: Blueprint = Blueprint("ops", __name__)
