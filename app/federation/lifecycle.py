@@ -13,9 +13,9 @@ import sqlalchemy as sa
 from app import clock
 from app.config import settings
 from app.database import db, table_of
-from app.federation import controls, streams
+from app.federation import controls
 from app.federation.consequences import plugged
-from app.models import Connection, ControlOut, Direction, Subscription
+from app.models import Connection, ControlOut, Direction, Stream, Subscription
 from app.protocol import control as wire
 from app.protocol.control import ControlType
 from app.protocol.errors import (
