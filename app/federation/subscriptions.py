@@ -14,6 +14,7 @@ import orjson
 import sqlalchemy as sa
 
 from app import clock
+from app.access import audit
 from app.config import settings
 from app.database import db, table_of, transaction
 from app.errors import SubscriptionExists
@@ -79,6 +80,7 @@ def subscribe_to_event_type(
         db.session.add(subscription)
         db.session.flush()
         control = _request(connection, subscription)
+        _note("create", subscription, after={"eventType": event_type, "connectionId": connection.public_id})
     controls.wait_for_answer(control.id, WAIT_S)
     return _get(subscription.id)
 
@@ -108,6 +110,7 @@ def unsubscribe_from_event_type(
             ControlType.SUBSCRIPTION_CANCEL,
             wire.SubscriptionEnd(subscription.wire_subscription_id),
         )
+        _note("cancel", subscription)
     controls.wait_for_answer(control.id, WAIT_S)
     return _get(subscription.id)
 
@@ -124,6 +127,7 @@ def approve(workspace_id: int, public_id: str, reason: str | None = None) -> Sub
             wire.SubscriptionApprove(subscription.wire_subscription_id, grant_of),
         )
         subscription.reason = reason
+        _note("approve", subscription, after={"eventType": grant_of.event_type, "reason": reason})
     controls.wait_for_answer(control.id, WAIT_S)
     return _get(subscription.id)
 
@@ -139,6 +143,7 @@ def reject(workspace_id: int, public_id: str, reason: str | None = None) -> Subs
         control = _end_and_tell(
             connection, subscription, SubscriptionStatus.REJECTED, ControlType.SUBSCRIPTION_REJECT, reason
         )
+        _note("reject", subscription, after={"reason": reason})
     controls.wait_for_answer(control.id, WAIT_S)
     return _get(subscription.id)
 
@@ -154,6 +159,7 @@ def revoke(workspace_id: int, public_id: str, reason: str | None = None) -> Subs
         control = _end_and_tell(
             connection, subscription, SubscriptionStatus.REVOKED, ControlType.SUBSCRIPTION_REVOKE, reason
         )
+        _note("revoke", subscription, after={"reason": reason})
         plugged().grants_shrank(connection.id)
     controls.wait_for_answer(control.id, WAIT_S)
     return _get(subscription.id)
@@ -340,6 +346,17 @@ def expire_due(limit: int = 100) -> int:
                 if subscription.direction is Direction.OUTGOING:
                     plugged().grants_shrank(connection_id)
     return len(due)
+
+
+def _note(verb: str, subscription: Subscription, after: dict[str, Any] | None = None) -> None:
+    """Into the audit log, in the same transaction."""
+    audit.record(
+        f"subscription.{verb}",
+        "subscription",
+        subscription.public_id,
+        after=after or {"eventType": subscription.event_type},
+        workspace_id=subscription.workspace_id,
+    )
 
 
 def _request(connection: Connection, subscription: Subscription) -> ControlOut:
