@@ -5,7 +5,20 @@ from collections.abc import Sequence
 import click
 from flask import Flask
 
-from app.cli import connection, doctor, event, init, instance, key, subscription, token, up, user, workspace
+from app.cli import (
+    connection,
+    doctor,
+    event,
+    init,
+    instance,
+    key,
+    stream,
+    subscription,
+    token,
+    up,
+    user,
+    workspace,
+)
 from app.cli.demo import command as demo
 from app.cli.output import Group
 
@@ -21,6 +34,7 @@ def commands() -> tuple[click.Command, ...]:
         instance.instance,
         connection.connection,
         subscription.subscription,
+        stream.stream,
         key.key,
         workspace.workspace,
         user.user,

@@ -71,6 +71,8 @@ def apply_refusal(connection: Connection, control: ControlOut, code: str, detail
     control.state = (
         ControlState.HELD if _goes_anew(control_type, code, control.attempts) else ControlState.REFUSED
     )
+    if control_type is ControlType.REPLAY_REQUEST and control.state is ControlState.REFUSED:
+        plugged().replay_answered(connection.id, controls.payload_of(control)["replayId"], code, detail)
     if control_type in (ControlType.CONNECTION_ACCEPT, ControlType.CONNECTION_RESUME):
         connection.inbound_open_until = None
     if connection.status in ENDED:
@@ -197,6 +199,10 @@ def _verified(connection: Connection, control: ControlOut, ack: VerifiedControlA
         release(connection)
 
 
+def _replay_begins(connection: Connection, control: ControlOut, _ack: VerifiedControlAck) -> None:
+    plugged().replay_answered(connection.id, controls.payload_of(control)["replayId"], None, None)
+
+
 def _answered_request(
     _connection: Connection, subscription: Subscription, control: ControlOut, ack: VerifiedControlAck
 ) -> None:
@@ -258,6 +264,7 @@ _ON_CONNECTION: dict[ControlType, Callable[[Connection, ControlOut, VerifiedCont
     ControlType.CONNECTION_DISCONNECT: _end_known,
     ControlType.KEYS_CHANGED: _keys_known,
     ControlType.VERIFICATION: _verified,
+    ControlType.REPLAY_REQUEST: _replay_begins,
 }
 _ON_SUBSCRIPTION: dict[ControlType, SubscriptionAckHandler] = {
     ControlType.SUBSCRIPTION_REQUEST: _answered_request,

@@ -8,10 +8,12 @@ happened here, inside the transaction of the change, so that cause and effect ar
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from app.protocol.control import ReplayComplete, ReplayRequest
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consequences:
-    """Who is told what; every argument is a row number, a wire value, or Unix ms."""
+    """Who is told what; every argument is a row number, a wire value or payload, or Unix ms."""
 
     #: (connection_id): fewer types may be sent over the connection than before.
     grants_shrank: Callable[[int], object]
@@ -23,6 +25,12 @@ class Consequences:
     gap_told: Callable[[int, str, int, int, str], object]
     #: (connection_id, epoch, head_sequence, oldest_sequence): how far the peer has counted.
     head_told: Callable[[int, str, int, int], object]
+    #: (connection_id, request): the peer wants events again. Raises what it is answered if it gets none.
+    replay_asked: Callable[[int, ReplayRequest], object]
+    #: (connection_id, replay_id, code, detail): the peer answered that request of ours; code None: it begins.
+    replay_answered: Callable[[int, str, str | None, str | None], object]
+    #: (connection_id, complete): the peer has sent again what we asked for.
+    replay_completed: Callable[[int, ReplayComplete], object]
 
 
 _plugged: list[Consequences] = []

@@ -4,7 +4,6 @@ All functions here work inside the caller's transaction, on a connection that `l
 """
 
 import logging
-import uuid
 from secrets import token_urlsafe
 from typing import Any
 
@@ -13,9 +12,9 @@ import sqlalchemy as sa
 from app import clock
 from app.config import settings
 from app.database import db, table_of
-from app.federation import controls
+from app.federation import controls, streams
 from app.federation.consequences import plugged
-from app.models import Connection, ControlOut, Direction, Stream, Subscription
+from app.models import Connection, ControlOut, Direction, Subscription
 from app.protocol import control as wire
 from app.protocol.control import ControlType
 from app.protocol.errors import (
@@ -218,31 +217,9 @@ def end_by_us(connection: Connection, reason: str | None) -> ControlOut:
     return controls.queue_control(connection, ControlType.CONNECTION_DISCONNECT, wire.Reason(reason))
 
 
-def current_stream(connection_id: int) -> Stream | None:
-    """The newest stream to the peer; None before the connection was active."""
-    return db.session.scalar(
-        sa.select(Stream)
-        .where(Stream.connection_id == connection_id, Stream.direction == Direction.OUTGOING)
-        .order_by(Stream.id.desc())
-        .limit(1)
-        .execution_options(populate_existing=True)
-    )
-
-
 def _begin_stream(connection: Connection) -> None:
-    if current_stream(connection.id) is None:
-        db.session.add(
-            Stream(
-                connection_id=connection.id,
-                direction=Direction.OUTGOING,
-                epoch=str(uuid.uuid4()),
-                head_sequence=0,
-                contiguous=0,
-                ranges="[]",
-                created_at=clock.now_ms(),
-            )
-        )
-        db.session.flush()
+    if streams.newest(connection.id, Direction.OUTGOING) is None:
+        streams.begin(connection.id)
 
 
 def _end_replaced(connection: Connection) -> None:

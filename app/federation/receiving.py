@@ -30,7 +30,7 @@ from app.protocol.control import (
     is_repeat,
     sign_control_ack,
 )
-from app.protocol.errors import ConnectionClosed, InvalidState, KeyUntrusted, Problem, ReplayGone, invalid
+from app.protocol.errors import ConnectionClosed, InvalidState, KeyUntrusted, Problem, invalid
 from app.protocol.event_types import is_subset
 from app.protocol.keys import merge_changed_keys
 from app.protocol.signing import Signer
@@ -361,16 +361,13 @@ def _subscription_end(connection: Connection, message: VerifiedControl) -> Verdi
     return Verdict(status.value)
 
 
-def _replay_request(connection: Connection, _message: VerifiedControl) -> Verdict:
-    # Nothing is sent a second time yet, so whatever is asked for is gone.
-    stream = lifecycle.current_stream(connection.id)
-    raise ReplayGone(
-        stream_epoch=None if stream is None else stream.epoch,
-        oldest_sequence=1 if stream is None else stream.head_sequence + 1,
-    )
+def _replay_request(connection: Connection, message: VerifiedControl) -> Verdict:
+    plugged().replay_asked(connection.id, message.payload_as(wire.ReplayRequest))
+    return Verdict("accepted")
 
 
-def _replay_complete(_connection: Connection, _message: VerifiedControl) -> Verdict:
+def _replay_complete(connection: Connection, message: VerifiedControl) -> Verdict:
+    plugged().replay_completed(connection.id, message.payload_as(wire.ReplayComplete))
     return Verdict("complete")
 
 

@@ -18,7 +18,7 @@ from app.access import audit
 from app.config import settings
 from app.database import db, table_of, transaction
 from app.errors import SubscriptionExists
-from app.federation import controls, lifecycle
+from app.federation import controls, lifecycle, streams
 from app.federation.consequences import plugged
 from app.models import Connection, ControlOut, Direction, Subscription
 from app.protocol import control as wire
@@ -258,7 +258,7 @@ def grant(connection: Connection, subscription: Subscription, event_type: str | 
     subscription.granted_event_type = event_type or subscription.granted_event_type or subscription.event_type
     subscription.lease_expires_at = now_ms + subscription.lease_seconds * 1000
     subscription.updated_at = now_ms
-    stream = lifecycle.current_stream(connection.id)
+    stream = streams.newest(connection.id, Direction.OUTGOING)
     if stream is None:
         raise LookupError("an open connection has a stream")
     return wire.Grant(

@@ -12,8 +12,9 @@ Two requests of one connection take turns: the connection's row is locked from t
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -27,9 +28,9 @@ from app.federation.lifecycle import lock, refusal_of_events
 from app.federation.receiving import heard_from
 from app.federation.subscriptions import accepted_patterns
 from app.inbox import acks
-from app.inbox.replays import was_asked_for
-from app.inbox.stream import MAX_AHEAD, fill_ranges, note_head, open_stream, stream_of_epoch
-from app.models import Connection, Direction, Event, EventAlias, EventStatus, Stream
+from app.inbox.replays import asked_for, note_arrivals
+from app.inbox.stream import MAX_AHEAD, came, fill_ranges, note_head, open_stream, stream_of_epoch
+from app.models import Connection, Direction, Event, EventAlias, EventStatus, Replay, Stream
 from app.protocol.errors import (
     InvalidIssuer,
     KeyUntrusted,
@@ -167,28 +168,36 @@ def _receive(
 ) -> tuple[list[Verdict], int] | Problem:
     """The verdicts and `contiguous`; or a Problem of the whole request, to be raised after the commit."""
     refusal = refusal_of_events(connection, now)
+    asked = asked_for(connection.id, {entry.replay_id for entry in batch.entries if entry.replay_id})
     if refusal is not None:
         heard_from(connection)
         stream = stream_of_epoch(connection.id, batch.stream_epoch)
-        verdicts = _Reception(connection, stream, now).repeat(checked)
+        verdicts = _Reception(connection, stream, now, asked).repeat(checked)
         if any(verdict is not AckStatus.DUPLICATE for verdict in verdicts):
             return refusal
         return verdicts, stream.contiguous if stream else 0
     stream = open_stream(connection.id, batch.stream_epoch)
     last = batch.entries[-1].sequence
-    if last > stream.contiguous + MAX_AHEAD:
+    if last > stream.contiguous + MAX_AHEAD and not _is_expected(batch, stream, asked):
         note_head(stream, last)
         return RateLimited("a sequence is too far ahead of what came", retry_after_s=30)
-    verdicts = _Reception(connection, stream, now).take(checked)
-    numbers = zip((entry.sequence for entry in batch.entries), verdicts, strict=True)
-    fill_ranges(stream, [(number, number) for number, verdict in numbers if _is_final(verdict)])
+    verdicts = _Reception(connection, stream, now, asked).take(checked)
+    numbers = [(entry.sequence, verdict) for entry, verdict in zip(batch.entries, verdicts, strict=True)]
+    came(stream, [number for number, verdict in numbers if isinstance(verdict, AckStatus)])
+    # What we refused for good the sender does not send again.
+    refused = [n for n, verdict in numbers if isinstance(verdict, Problem) and not verdict.retryable]
+    fill_ranges(stream, [(number, number) for number in refused])
     note_head(stream, last)
+    if asked:
+        note_arrivals(asked, zip((entry.replay_id for entry in batch.entries), verdicts, strict=True))
     return verdicts, stream.contiguous
 
 
-def _is_final(verdict: Verdict) -> bool:
-    """Whether the sender will not send the number again."""
-    return isinstance(verdict, AckStatus) or not verdict.retryable
+def _is_expected(batch: EventBatch, stream: Stream, asked: Mapping[str, Replay]) -> bool:
+    """Whether all of it is of replays that we asked for, within what we know of the stream."""
+    return batch.entries[-1].sequence <= stream.head_sequence and all(
+        entry.replay_id in asked for entry in batch.entries
+    )
 
 
 class _Stored(NamedTuple):
@@ -203,10 +212,18 @@ class _Stored(NamedTuple):
 class _Reception:
     """One request's events on their way into the database, the connection being locked."""
 
-    def __init__(self, connection: Connection, stream: Stream | None, now: int) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        stream: Stream | None,
+        now: int,
+        asked: Mapping[str, Replay] = MappingProxyType({}),
+    ) -> None:
         self.connection = connection
         self.stream = stream
         self.now = now
+        #: The replays that we asked for, of those that the entries name.
+        self.asked = asked
         self.stored: dict[str, _Stored] = {}
         #: Number of the stream -> id of the event that has it.
         self.occupied: dict[int, int] = {}
@@ -249,7 +266,7 @@ class _Reception:
         try:
             check_event_time(event, self.now)
         except Problem as problem:
-            if item.replay_id is None or not was_asked_for(self.connection.id, item.replay_id):
+            if item.replay_id not in self.asked:
                 return problem
             try:
                 check_event_time(event, self.now, was_asked_for=True)
@@ -296,6 +313,7 @@ class _Reception:
                 "event_type": item.event.event_type,
                 "body": item.event.body.decode(),
                 "signature": item.event.signature,
+                "proof": None if item.event.proof is None else item.event.proof.to_json(),
                 "key_id": item.event.key_id,
                 "digest": item.event.digest,
                 "timestamp": item.event.timestamp,

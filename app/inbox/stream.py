@@ -4,10 +4,13 @@ One row per epoch and connection; the newest is the current one. Whoever changes
 connection, and does so inside `transaction()`.
 """
 
+from collections.abc import Iterable, Sequence
+
 import sqlalchemy as sa
 
 from app.clock import now_ms
 from app.database import db
+from app.federation import streams
 from app.models import Direction, Stream, StreamGap
 from app.protocol.canonical import loads
 from app.protocol.errors import RateLimited
@@ -23,29 +26,13 @@ MAX_RANGES = 10_000
 #: Reason that `missing` gives for numbers that nobody has accounted for.
 NOT_COME = "missing"
 
-
-def current_stream(connection_id: int) -> Stream | None:
-    """The newest incoming stream of the connection, None before the first event or heartbeat."""
-    return db.session.scalar(
-        sa.select(Stream)
-        .where(Stream.connection_id == connection_id, Stream.direction == Direction.INCOMING)
-        .order_by(Stream.id.desc())
-        .limit(1)
-        .execution_options(populate_existing=True)
-    )
+#: Reason of a gap that we declared ourselves: asked for three times in vain.
+LOST = "lost"
 
 
 def stream_of_epoch(connection_id: int, epoch: str) -> Stream | None:
     """The incoming stream with this epoch, current or old."""
-    return db.session.scalar(
-        sa.select(Stream)
-        .where(
-            Stream.connection_id == connection_id,
-            Stream.direction == Direction.INCOMING,
-            Stream.epoch == epoch,
-        )
-        .execution_options(populate_existing=True)
-    )
+    return streams.of_epoch(connection_id, Direction.INCOMING, epoch)
 
 
 def open_stream(connection_id: int, epoch: str) -> Stream:
@@ -58,7 +45,7 @@ def open_stream(connection_id: int, epoch: str) -> Stream:
     if found is not None:
         return found
     now = now_ms()
-    last = current_stream(connection_id)
+    last = streams.newest(connection_id, Direction.INCOMING)
     if last is not None and now < last.created_at + EPOCH_MIN_MS:
         raise RateLimited("the last epoch began less than 10 s ago", retry_after_s=EPOCH_MIN_MS // 1000)
     stream = Stream(
@@ -80,22 +67,26 @@ def coverage_of(stream: Stream) -> Coverage:
     return Coverage(stream.contiguous, tuple((first, last) for first, last in loads(stream.ranges.encode())))
 
 
-def fill(stream: Stream, from_sequence: int, to_sequence: int, reason: str | None = None) -> None:
-    """Account for the numbers, both included: they came, or (with a reason) they never will.
+def came(stream: Stream, numbers: Sequence[int]) -> None:
+    """Account for numbers whose events are here now; those that had been given up are so no more."""
+    coverage = coverage_of(stream)
+    # Only what was accounted for before can be in a gap; in the ordinary way that is nothing.
+    if numbers and numbers[0] <= coverage.highest:
+        _reopen(stream, [(number, number) for number in numbers])
+    fill_ranges(stream, [(number, number) for number in numbers])
 
-    A reason is one of a `gap` (expired, refused, erased, withdrawn) or `lost`, and is kept with the numbers.
+
+def account(stream: Stream, from_sequence: int, to_sequence: int, reason: str) -> None:
+    """Account for numbers, both included, that will not come: told by a `gap`, or given up by us (LOST).
+
+    What is here already, or was given up for another reason than LOST, keeps that.
     """
-    fill_ranges(stream, [(from_sequence, to_sequence)])
-    if reason is not None:
-        db.session.add(
-            StreamGap(
-                stream_id=stream.id,
-                from_sequence=from_sequence,
-                to_sequence=to_sequence,
-                reason=reason,
-                created_at=now_ms(),
-            )
-        )
+    told = (from_sequence, to_sequence)
+    unknown = _within(holes(coverage_of(stream), to_sequence), told)
+    if reason != LOST:
+        unknown += _reopen(stream, [told], LOST)
+    fill_ranges(stream, [told])
+    _note_gaps(stream, unknown, reason)
 
 
 def fill_ranges(stream: Stream, more: list[Range]) -> None:
@@ -114,14 +105,18 @@ def note_head(stream: Stream, head_sequence: int) -> None:
     """Remember the highest number that the sender spoke of; a hole below it begins now if there was none."""
     stream.head_sequence = max(stream.head_sequence, head_sequence)
     if stream.contiguous >= stream.head_sequence:
-        stream.hole_since = None
-    elif stream.hole_since is None:
-        stream.hole_since = now_ms()
+        stream.hole_since = stream.due_at = None
+        return
+    now = now_ms()
+    if stream.hole_since is None:
+        stream.hole_since = now
+    if stream.due_at is None:
+        stream.due_at = now
 
 
 def gap_told(connection_id: int, epoch: str, from_sequence: int, to_sequence: int, reason: str) -> None:
     """The peer says that it will not send these numbers, both included, of this epoch, and why."""
-    fill(open_stream(connection_id, epoch), from_sequence, to_sequence, reason)
+    account(open_stream(connection_id, epoch), from_sequence, to_sequence, reason)
 
 
 def head_told(connection_id: int, epoch: str, head_sequence: int, _oldest_sequence: int) -> None:
@@ -138,3 +133,40 @@ def missing(stream: Stream) -> list[tuple[int, int, str]]:
         )
     )
     return sorted([*found, *((gap.from_sequence, gap.to_sequence, gap.reason) for gap in gaps)])
+
+
+def _within(ranges: Iterable[Range], bounds: Range) -> list[Range]:
+    """The parts of the ranges that lie within the bounds."""
+    cut = ((max(first, bounds[0]), min(last, bounds[1])) for first, last in ranges)
+    return [(first, last) for first, last in cut if first <= last]
+
+
+def _note_gaps(stream: Stream, ranges: Iterable[Range], reason: str) -> None:
+    now = now_ms()
+    db.session.add_all(
+        StreamGap(stream_id=stream.id, from_sequence=first, to_sequence=last, reason=reason, created_at=now)
+        for first, last in ranges
+    )
+    db.session.flush()
+
+
+def _reopen(stream: Stream, ranges: Sequence[Range], reason: str | None = None) -> list[Range]:
+    """Take these numbers, ascending, out of the gaps of the reason (of any, if None); those that were in."""
+    query = sa.select(StreamGap).where(
+        StreamGap.stream_id == stream.id,
+        StreamGap.from_sequence <= ranges[-1][1],
+        StreamGap.to_sequence >= ranges[0][0],
+    )
+    if reason is not None:
+        query = query.where(StreamGap.reason == reason)
+    taken: list[Range] = []
+    for gap in db.session.scalars(query).all():
+        bounds = (gap.from_sequence, gap.to_sequence)
+        inside = _within(ranges, bounds)
+        if not inside:
+            continue
+        taken += inside
+        rest = holes(cover(Coverage(bounds[0] - 1, ()), inside), bounds[1])
+        db.session.delete(gap)
+        _note_gaps(stream, rest, gap.reason)
+    return taken

@@ -1,8 +1,8 @@
 """What outbox and inbox do when an agreement changes, plugged into `app.federation.consequences`."""
 
 from app.federation.consequences import Consequences, plug
-from app.inbox import stream
-from app.outbox import dispatch, withdraw
+from app.inbox import replays, stream
+from app.outbox import dispatch, replay, withdraw
 
 
 def plug_in() -> None:
@@ -13,9 +13,18 @@ def plug_in() -> None:
     plug(
         Consequences(
             grants_shrank=withdraw.withdraw,
-            connection_closed=withdraw.close_connection,
+            connection_closed=_close_connection,
             waits_ended=dispatch.hurry,
             gap_told=stream.gap_told,
             head_told=stream.head_told,
+            replay_asked=replay.accept,
+            replay_answered=replays.answered,
+            replay_completed=replays.completed,
         )
     )
+
+
+def _close_connection(connection_id: int) -> None:
+    withdraw.close_connection(connection_id)
+    replay.connection_closed(connection_id)
+    replays.connection_closed(connection_id)

@@ -7,7 +7,8 @@ from app import queue
 from app.database import db
 from app.errors import RemoteError
 from app.federation import connections, peers, receiving, requests, sending, subscriptions, told
-from app.outbox import rescue
+from app.inbox import replays
+from app.outbox import heartbeats, replay, rescue
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,9 @@ STEPS: tuple[Callable[[], object], ...] = (
     rescue.sweep,
     _tell_keys,
     sending.wake_due,
+    replay.wake_due,
+    replays.sweep,
+    heartbeats.beat_due,
     requests.check_due,
     subscriptions.renew_due,
     subscriptions.expire_due,

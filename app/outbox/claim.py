@@ -5,7 +5,7 @@ more are finished on the way: too old, too large for the peer, or covered by no 
 `transaction()` with the connection's lease held, which also locks the connection's row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from app.backoff import MAX_RETRY_AGE_MS
 from app.database import db, table_of
+from app.federation import peers
 from app.federation.subscriptions import granted_patterns
 from app.federation.told import withheld_key_ids
 from app.models import Delivery, Event
@@ -37,8 +38,23 @@ _ENTRY_BYTES = len(b'{"sequence":9007199254740991,"event":},')
 #: An event that is dated later than this is not sent yet, ms; a peer takes those of 300 s.
 MAX_AHEAD_MS = 60_000
 
+#: Bytes that a replayId adds to each entry.
+REPLAY_BYTES = len(b',"replayId":"00000000-0000-0000-0000-000000000000"')
+
 _DELIVERY = table_of(Delivery)
 _EVENT = table_of(Event)
+
+
+#: What is read of an event to send it.
+EVENT_COLUMNS = (
+    _EVENT.c.message_id,
+    _EVENT.c.digest,
+    _EVENT.c.timestamp,
+    _EVENT.c.body,
+    _EVENT.c.signature,
+    _EVENT.c.proof,
+    _EVENT.c.key_id,
+)
 
 
 class Entry(NamedTuple):
@@ -57,6 +73,13 @@ class Entry(NamedTuple):
     timestamp: int
 
 
+class Resent(NamedTuple):
+    """The replay that a batch belongs to: its row, and the last number that is done with its ack."""
+
+    replay_row: int
+    done_to: int
+
+
 class Batch(NamedTuple):
     """One request: its id, its stream, what it carries, and its body."""
 
@@ -66,6 +89,8 @@ class Batch(NamedTuple):
     epoch_since: int
     entries: list[Entry]
     body: bytes
+    #: None for events that are sent by themselves.
+    resent: Resent | None = None
 
 
 class Claim(NamedTuple):
@@ -117,12 +142,7 @@ def _due(numbered: bool, withholding: bool = False) -> sa.Select[Any]:
     return (
         sa.select(
             chosen,
-            _EVENT.c.message_id,
-            _EVENT.c.digest,
-            _EVENT.c.timestamp,
-            _EVENT.c.body,
-            _EVENT.c.signature,
-            _EVENT.c.key_id,
+            *EVENT_COLUMNS,
         )
         .join_from(chosen, _EVENT, _EVENT.c.id == chosen.c.event_id)
         .order_by(chosen.c.sequence, chosen.c.id)
@@ -148,13 +168,13 @@ def claim(target: Target, now: int, most: int) -> Claim:
         rows = _read_due(target.connection_id, now, min(most, target.max_batch_events), withheld)
         if not rows:
             return Claim(None)
-        rows = _validly_signed(target, rows)
+        rows = signed_for(target, rows)
         patterns = frozenset(granted_patterns(target.connection_id))
         good = _finish_hopeless(target, rows, patterns, now)
         if good:
             counter = current_counter(target.connection_id)
-            fitting = _fitting(good[:1] if target.is_probe else good, target.max_request_bytes)
-            return Claim(_take(target, counter, fitting))
+            taken = fitting(good[:1] if target.is_probe else good, target.max_request_bytes)
+            return Claim(_take(target, counter, taken))
     return Claim(None, more=True)
 
 
@@ -199,13 +219,33 @@ def _validly_signed(target: Target, rows: list[_Row]) -> list[_Row]:
     revoked = resign.revoked_among({row.key_id for row in rows} - {target.key_in_use})
     if not revoked:
         return rows
-    again = resign.sign_again([row.event_id for row in rows if row.key_id in revoked])
+    return _replaced(rows, resign.sign_again([row.event_id for row in rows if row.key_id in revoked]))
+
+
+def signed_for(target: Target, rows: list[_Row]) -> list[_Row]:
+    """The rows with their events signed as this peer can verify it, by a key that may sign."""
+    return _signed_singly(target, _validly_signed(target, rows))
+
+
+def _signed_singly(target: Target, rows: list[_Row]) -> list[_Row]:
+    """The rows; for a peer that takes no shared signatures, each with one of its own (§1.3)."""
+    shared = [row.event_id for row in rows if row.proof is not None]
+    if not shared or peers.takes_shared_signatures(target.peer_id):
+        return rows
+    return _replaced(rows, resign.sign_alone(shared))
+
+
+def _replaced(rows: list[_Row], signed: Mapping[int, resign.Signed]) -> list[_Row]:
     return [
         row
-        if row.event_id not in again
-        else SimpleNamespace(**{**row._mapping, **again[row.event_id]._asdict()})
+        if row.event_id not in signed
+        else SimpleNamespace(**{**_columns(row), **signed[row.event_id]._asdict()})
         for row in rows
     ]
+
+
+def _columns(row: _Row) -> Mapping[str, Any]:
+    return vars(row) if isinstance(row, SimpleNamespace) else row._mapping
 
 
 def _finish_hopeless(
@@ -213,16 +253,13 @@ def _finish_hopeless(
 ) -> list[_Sized]:
     """Finish what cannot be sent any more; the rest is returned, with the size that each has on the wire."""
     oldest = now - MAX_RETRY_AGE_MS
-    largest = min(target.max_event_bytes, target.max_request_bytes - _ENVELOPE_BYTES - _ENTRY_BYTES)
     granted = {
         event_type: is_granted(event_type, patterns) for event_type in {row.event_type for row in rows}
     }
     good: list[_Sized] = []
     bad: dict[finish.Ending, list[_Row]] = {}
     early: list[_Row] = []
-    for row in rows:
-        body = row.body
-        size = event_size(body if body.isascii() else body.encode(), row.signature)
+    for row, size in sized(rows):
         if row.timestamp > now + MAX_AHEAD_MS:
             early.append(row)
         # Whoever asked for an old one to be sent again gets one more try.
@@ -230,7 +267,7 @@ def _finish_hopeless(
             bad.setdefault(finish.EXPIRED, []).append(row)
         elif not granted[row.event_type]:
             bad.setdefault(finish.WITHDRAWN, []).append(row)
-        elif size > largest:
+        elif not is_sendable(target, size):
             bad.setdefault(finish.TOO_LARGE, []).append(row)
         else:
             good.append((row, size))
@@ -248,16 +285,30 @@ def _wait_until(delivery_id: int, due: int) -> None:
     )
 
 
-def _fitting(rows: Sequence[_Sized], max_request_bytes: int) -> list[_Row]:
-    """As many of the first rows as one request may carry; each fits alone."""
+def sized(rows: Sequence[_Row]) -> list[_Sized]:
+    """The rows with the size that each event has on the wire."""
+    return [
+        (row, event_size(row.body if row.body.isascii() else row.body.encode(), row.signature, row.proof))
+        for row in rows
+    ]
+
+
+def is_sendable(target: Target, size: int) -> bool:
+    """Whether the peer takes an event of this size, in a request of its own if need be."""
+    room = target.max_request_bytes - _ENVELOPE_BYTES - _ENTRY_BYTES - REPLAY_BYTES
+    return size <= min(target.max_event_bytes, room)
+
+
+def fitting(rows: Sequence[_Sized], max_request_bytes: int, more_bytes: int = 0) -> list[_Row]:
+    """As many of the first rows as one request may carry; each fits alone. more_bytes: for each entry."""
     left = max_request_bytes - _ENVELOPE_BYTES
-    fitting: list[_Row] = []
+    found: list[_Row] = []
     for row, size in rows:
-        left -= size + _ENTRY_BYTES
+        left -= size + _ENTRY_BYTES + more_bytes
         if left < 0:
             break
-        fitting.append(row)
-    return fitting
+        found.append(row)
+    return found
 
 
 _SENDING = {
@@ -317,17 +368,23 @@ def _take(target: Target, counter: Counter, rows: Sequence[_Row]) -> Batch:
             )
             for row, sequence in zip(rows, sequences, strict=True)
         ],
-        _write_body(target, counter, batch_id, rows, sequences),
+        write_body(target, counter, batch_id, rows, sequences),
     )
 
 
-def _write_body(
-    target: Target, counter: Counter, batch_id: str, rows: Sequence[_Row], sequences: Sequence[int]
+def write_body(
+    target: Target,
+    counter: Counter,
+    batch_id: str,
+    rows: Sequence[_Row],
+    sequences: Sequence[int],
+    replay_id: str | None = None,
 ) -> bytes:
     """The stored signed texts, joined: nothing is parsed or written anew."""
+    belongs = "" if replay_id is None else f',"replayId":"{replay_id}"'
     entries = ",".join(
         [
-            f'{{"sequence":{sequence},"event":{row.body[:-1]},"signature":"{row.signature}"}}}}'
+            f'{{"sequence":{sequence}{belongs},"event":{_signed_text(row)}}}'
             for row, sequence in zip(rows, sequences, strict=True)
         ]
     )
@@ -335,3 +392,8 @@ def _write_body(
         f'{{"batchId":"{batch_id}","connectionId":"{target.wire_connection_id}",'
         f'"streamEpoch":"{counter.epoch}","events":[{entries}]}}'
     ).encode()
+
+
+def _signed_text(row: _Row) -> str:
+    proof = "" if row.proof is None else f',"proof":{row.proof}'
+    return f'{row.body[:-1]}{proof},"signature":"{row.signature}"}}'

@@ -25,9 +25,9 @@ from app.federation.identity import signer, signer_for
 from app.federation.leases import give_back, new_owner
 from app.federation.outside import client
 from app.federation.peers import adopt_key, message_key
-from app.outbox import lease
+from app.outbox import lease, replay
 from app.outbox.acknowledge import NotAnAck, read_ack_batch
-from app.outbox.claim import Batch, claim, has_due, is_due
+from app.outbox.claim import Batch, Claim, claim, has_due, is_due
 from app.outbox.record import Reply, record_acked, record_failed
 from app.outbox.target import Target, pinned_keys, read_target
 from app.protocol.errors import read_problem
@@ -77,6 +77,8 @@ class _Drain:
         self.more = False
         self.released = False
         self.gathers = False
+        #: Whether the last batch was a live one, so that a replay has the next turn.
+        self.was_live = False
         self.acknowledged = 0
         self.until = monotonic() + RUN_S
         self._keys: dict[str, KeyRecord | None] = {}
@@ -84,7 +86,12 @@ class _Drain:
 
     def run(self) -> int:
         work = self._begin()
-        while work is not None:
+        while work is not None or self.gathers:
+            if work is None:
+                # Nothing live is due, and the replay keeps to its rate.
+                sleep(GATHER_S)
+                work = self._resume()
+                continue
             target, batch = work
             started = monotonic()
             reply = self._send(target, batch)
@@ -112,7 +119,7 @@ class _Drain:
         now = now_ms()
         target = read_target(self.connection_id)
         if target is not None and target.may_send and target.retry_at <= now:
-            found = claim(target, now, self.most or target.max_batch_events)
+            found = self._claim(target, now)
             if found.batch is not None:
                 # Read where a transaction is open anyway; a run is short enough to keep them.
                 self._keys = self._keys or dict(pinned_keys(target.peer_id))
@@ -122,12 +129,29 @@ class _Drain:
                     else signer(in_use=target.key_in_use)
                 )
                 return target, found.batch
-            self.more = found.more
+            paced = _may_replay(target) and replay.is_due(self.connection_id, now + replay.PACE_MS)
+            self.gathers = paced and monotonic() < self.until
+            if self.gathers:
+                return None
+            self.more = found.more or paced
             # Whoever published meanwhile saw the lease and woke nobody.
             # (What waits for the peer to learn of a key is due all the while; the sweep looks after that.)
             self.released = not target.has_unknown_key
         lease.release(self.connection_id, self.owner)
         return None
+
+    def _claim(self, target: Target, now: int) -> Claim:
+        """The next batch, live or of a replay: they take turns while there are both."""
+        most = self.most or target.max_batch_events
+        may_replay = _may_replay(target)
+        if may_replay and self.was_live and (batch := replay.next_batch(target, now, most)):
+            self.was_live = False
+            return Claim(batch)
+        found = claim(target, now, most)
+        self.was_live = found.batch is not None
+        if found.batch is None and may_replay and (batch := replay.next_batch(target, now, most)):
+            return Claim(batch)
+        return found
 
     def _send(self, target: Target, batch: Batch) -> Reply:
         started_at, started = now_ms(), monotonic()
@@ -218,3 +242,8 @@ class _Drain:
         if self.most is None or 2 * len(batch.entries) >= target.max_batch_events:
             return None
         return 2 * self.most
+
+
+def _may_replay(target: Target) -> bool:
+    """Whether a replay may have its turn: a probe has one live event, and what a new key signed waits."""
+    return target.has_replay and not target.has_unknown_key and not target.is_probe

@@ -1,12 +1,12 @@
 """Epochs: the outgoing stream of a connection, and beginning anew."""
 
 from typing import NamedTuple
-from uuid import uuid4
 
 import sqlalchemy as sa
 
 from app.clock import now_ms
 from app.database import db, table_of
+from app.federation import streams
 from app.models import Delivery, Direction, Stream
 from app.protocol.states import DeliveryState
 
@@ -23,25 +23,21 @@ class Counter(NamedTuple):
     created_at: int
 
 
-_CURRENT = (
-    sa.select(_STREAM.c.id, _STREAM.c.epoch, _STREAM.c.head_sequence, _STREAM.c.created_at)
-    .where(
-        _STREAM.c.connection_id == sa.bindparam("connection_id"), _STREAM.c.direction == Direction.OUTGOING
-    )
-    .order_by(_STREAM.c.id.desc())
-    .limit(1)
-)
-
-
 _THIS = sa.update(_STREAM).where(_STREAM.c.id == sa.bindparam("stream"))
 _ADVANCE = _THIS.values(head_sequence=sa.bindparam("to"))
-_NOTE_CONTIGUOUS = _THIS.values(contiguous=sa.bindparam("to"))
+_TO: sa.BindParameter[int] = sa.bindparam("to", type_=sa.BigInteger)
+_NOTE_CONTIGUOUS = _THIS.values(
+    contiguous=_TO,
+    went_back_at=sa.case(
+        (_STREAM.c.contiguous > _TO, sa.bindparam("now", type_=sa.BigInteger)), else_=_STREAM.c.went_back_at
+    ),
+)
 
 
 def current_counter(connection_id: int) -> Counter:
     """The current stream, made if there is none. Called with the connection locked."""
-    row = db.session.connection().execute(_CURRENT, {"connection_id": connection_id}).one_or_none()
-    return _begin(connection_id) if row is None else Counter(*row)
+    stream = streams.newest(connection_id, Direction.OUTGOING) or streams.begin(connection_id)
+    return _counter(stream)
 
 
 def advance(counter: Counter, head: int) -> None:
@@ -50,8 +46,13 @@ def advance(counter: Counter, head: int) -> None:
 
 
 def note_contiguous(stream_id: int, contiguous: int) -> None:
-    """Note the peer's own word for what it has."""
-    db.session.connection().execute(_NOTE_CONTIGUOUS, {"stream": stream_id, "to": contiguous})
+    """Note the peer's own word for what it has.
+
+    If it had more before, it came back from a backup: that is noted too, and the peer asks by itself (§3).
+    """
+    db.session.connection().execute(
+        _NOTE_CONTIGUOUS, {"stream": stream_id, "to": contiguous, "now": now_ms()}
+    )
 
 
 def new_epoch(connection_id: int) -> Counter:
@@ -68,22 +69,8 @@ def new_epoch(connection_id: int) -> Counter:
         )
         .values(state=DeliveryState.PENDING, sequence=None, stream_id=None)
     )
-    return _begin(connection_id)
+    return _counter(streams.begin(connection_id))
 
 
-def _begin(connection_id: int) -> Counter:
-    epoch, now = str(uuid4()), now_ms()
-    row = db.session.connection().execute(
-        sa.insert(_STREAM)
-        .values(
-            connection_id=connection_id,
-            direction=Direction.OUTGOING,
-            epoch=epoch,
-            head_sequence=0,
-            contiguous=0,
-            ranges="[]",
-            created_at=now,
-        )
-        .returning(_STREAM.c.id)
-    )
-    return Counter(row.scalar_one(), epoch, 0, now)
+def _counter(stream: Stream) -> Counter:
+    return Counter(stream.id, stream.epoch, stream.head_sequence, stream.created_at)

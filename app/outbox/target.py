@@ -6,13 +6,14 @@ import sqlalchemy as sa
 
 from app.database import db, table_of
 from app.federation.lifecycle import sending_clause
-from app.models import Connection, KeyTold, Peer, PeerKey, SigningKey
+from app.models import Connection, Direction, KeyTold, Peer, PeerKey, Replay, ReplayState, SigningKey
 from app.protocol.keys import KeyRecord, KeyStatus
 
 _CONNECTION = table_of(Connection)
 _PEER = table_of(Peer)
 _TOLD = table_of(KeyTold)
 _KEY = table_of(SigningKey)
+_REPLAY = table_of(Replay)
 
 
 class Target(NamedTuple):
@@ -38,6 +39,8 @@ class Target(NamedTuple):
     clock_skew_at: int
     #: The peer has not acknowledged one of our keys yet: what is signed by that waits.
     has_unknown_key: bool
+    #: The peer asked for a replay, which is not complete.
+    has_replay: bool
     #: keyId of our key in use, as the database has it now; a process notices a change only after a moment.
     key_in_use: str | None
 
@@ -64,6 +67,11 @@ _READ = (
         sa.func.coalesce(_CONNECTION.c.last_delivered_at, 0),
         sa.func.coalesce(_CONNECTION.c.clock_skew_at, 0),
         sa.exists().where(_TOLD.c.connection_id == _CONNECTION.c.id, _TOLD.c.acknowledged.is_(None)),
+        sa.exists().where(
+            _REPLAY.c.connection_id == _CONNECTION.c.id,
+            _REPLAY.c.direction == Direction.OUTGOING,
+            _REPLAY.c.state == ReplayState.RUNNING,
+        ),
         sa.select(_KEY.c.key_id).where(_KEY.c.status == KeyStatus.ACTIVE).limit(1).scalar_subquery(),
     )
     .join_from(_CONNECTION, _PEER, _CONNECTION.c.peer_id == _PEER.c.id)

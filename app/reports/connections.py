@@ -9,18 +9,27 @@ from sqlalchemy.orm import selectinload
 from sqlalchemy.orm.strategy_options import joinedload
 
 from app.database import db
-from app.federation import identity, peers
-from app.models import Connection, Direction, Peer, PeerKey, Stream, StreamGap, Workspace
+from app.federation import identity, peers, streams
+from app.models import Connection, Delivery, Direction, Peer, PeerKey, Stream, StreamGap, Workspace
 from app.protocol.errors import NotFound
 from app.protocol.keys import KeyStatus, pairing_code
 from app.protocol.ranges import Coverage, holes
 from app.protocol.states import ConnectionStatus, DeliveryState
-from app.reports.details import WAITING_CAP, ConnectionDetails, MissingRange, StreamDetails
+from app.reports.details import (
+    WAITING_CAP,
+    ConnectionDetails,
+    EpochDetails,
+    MissingRange,
+    StreamDetails,
+)
 from app.reports.paging import ListKey, Page, check_limit, cut, read_cursor, write_cursor
 from app.reports.times import rfc3339
 
 #: Gaps shown of a stream at most, newest first in the database, ascending in the answer.
 _GAPS_SHOWN = 1_000
+
+#: Earlier epochs shown at most.
+_EPOCHS_SHOWN = 20
 
 
 def is_visible() -> sa.ColumnElement[bool]:
@@ -85,28 +94,74 @@ def connection_details(connection: Connection) -> ConnectionDetails:
 
 
 def streams_of(connection_id: int, direction: Direction) -> StreamDetails:
-    """The counters of the current epoch of one direction; all zero before there is one.
+    """The counters of one direction; all zero before there is a stream.
 
     `missing` of the incoming side: holes, and numbers that the sender gave up or we did. Of the outgoing
-    side: numbers that we gave up.
+    side: what we gave up, or the peer refused.
     """
-    stream = db.session.scalar(
-        sa.select(Stream)
-        .where(Stream.connection_id == connection_id, Stream.direction == direction)
-        .order_by(Stream.id.desc())
-        .limit(1)
-    )
+    stream = streams.newest(connection_id, direction)
     if stream is None:
-        return StreamDetails(streamEpoch=None, contiguous=0, headSequence=0, missing=[])
-    missing = _told_gaps(stream.id)
-    if direction is Direction.INCOMING:
+        return StreamDetails(
+            streamEpoch=None, contiguous=0, headSequence=0, missing=[], earlier=[], wentBackAt=None
+        )
+    return StreamDetails(**_epoch(stream), earlier=_earlier(stream), wentBackAt=rfc3339(stream.went_back_at))
+
+
+def _epoch(stream: Stream) -> EpochDetails:
+    missing = _given_up(stream) if stream.direction is Direction.OUTGOING else _told_gaps(stream.id)
+    if stream.direction is Direction.INCOMING:
         missing += _holes(stream)
-    return StreamDetails(
+    return EpochDetails(
         streamEpoch=stream.epoch,
         contiguous=stream.contiguous,
         headSequence=stream.head_sequence,
         missing=sorted(missing, key=lambda gap: gap["fromSequence"]),
     )
+
+
+def _earlier(newest: Stream) -> list[EpochDetails]:
+    """Earlier epochs of which something is missing, newest first."""
+    if newest.direction is Direction.OUTGOING:
+        # What was not acknowledged then was numbered anew.
+        return []
+    has_gap = sa.exists().where(StreamGap.stream_id == Stream.id)
+    found = db.session.scalars(
+        sa.select(Stream)
+        .where(
+            Stream.connection_id == newest.connection_id,
+            Stream.direction == newest.direction,
+            Stream.id < newest.id,
+            sa.or_(Stream.contiguous < Stream.head_sequence, has_gap),
+        )
+        .order_by(Stream.id.desc())
+        .limit(_EPOCHS_SHOWN)
+        .execution_options(populate_existing=True)
+    )
+    return [_epoch(stream) for stream in found]
+
+
+def _given_up(stream: Stream) -> list[MissingRange]:
+    """What was numbered and did not arrive, nor will by itself, with the reason that the peer was told."""
+    rows = db.session.execute(
+        sa.select(Delivery.sequence, Delivery.state, Delivery.error_code)
+        .where(
+            Delivery.connection_id == stream.connection_id,
+            Delivery.state.in_((DeliveryState.DEAD, DeliveryState.WITHDRAWN)),
+            Delivery.sequence.is_not(None),
+            Delivery.stream_id == stream.id,
+        )
+        .order_by(Delivery.sequence.desc())
+        .limit(_GAPS_SHOWN)
+    ).all()
+    found: list[MissingRange] = []
+    for row in reversed(rows):
+        reason = "withdrawn" if row.state is DeliveryState.WITHDRAWN else "refused"
+        reason = "expired" if row.error_code == "expired" else reason
+        if found and found[-1]["toSequence"] + 1 == row.sequence and found[-1]["reason"] == reason:
+            found[-1]["toSequence"] = row.sequence
+        else:
+            found.append(MissingRange(fromSequence=row.sequence, toSequence=row.sequence, reason=reason))
+    return found
 
 
 def _with_peer(query: sa.Select[Connection]) -> sa.Select[Connection]:

@@ -23,7 +23,10 @@ ConnectionStatusText = Literal[
 SubscriptionStatusText = Literal["pending", "active", "rejected", "revoked", "cancelled", "expired"]
 #: `held` is a pending delivery whose connection does not send now.
 DeliveryStatusText = Literal["pending", "sending", "held", "delivered", "dead", "withdrawn"]
+ReplayStatusText = Literal["requested", "running", "complete", "refused", "failed"]
 EventStatusText = Literal["pending", "delivered", "partial", "dead", "unsubscribed"]
+OperationKindText = Literal["retry", "discard"]
+OperationStatusText = Literal["running", "paused", "done", "cancelled"]
 
 
 class ConnectionDetails(TypedDict):
@@ -152,6 +155,27 @@ class DeadGroup(TypedDict):
     count: int
 
 
+class OperationDetails(TypedDict):
+    """A set of deliveries that is sent again or discarded, and how far that is."""
+
+    id: str
+    kind: OperationKindText
+    filter: dict[str, Any]
+    reason: str | None
+    maxItems: int | None
+    status: OperationStatusText
+    #: Deliveries in the set when it was frozen; of those the ones taken, and those passed over.
+    total: int
+    done: int
+    skipped: int
+    #: Milliseconds that the rest takes at the pace so far; null unless it runs and has begun.
+    remainingMs: int | None
+    startedBy: str
+    createdAt: str
+    updatedAt: str
+    finishedAt: str | None
+
+
 class MissingRange(TypedDict):
     """Numbers of a stream that did not come, both ends included, and why."""
 
@@ -160,13 +184,50 @@ class MissingRange(TypedDict):
     reason: str
 
 
-class StreamDetails(TypedDict):
-    """One direction's counters."""
+class EpochDetails(TypedDict):
+    """One run of the counting: complete up to `contiguous` of `headSequence`, but for what is missing."""
 
     streamEpoch: str | None
     contiguous: int
     headSequence: int
     missing: list[MissingRange]
+
+
+class StreamDetails(EpochDetails):
+    """One direction: the current epoch, and earlier ones of which something is missing."""
+
+    earlier: list[EpochDetails]
+    #: Outgoing: when the peer last said that it has less than before, as after a restore from a backup.
+    wentBackAt: str | None
+
+
+class ReplayDetails(TypedDict):
+    """A replay: what was asked for, and how far it came. `incoming`: we asked, and the events come to us."""
+
+    replayId: str
+    connectionId: str
+    direction: DirectionText
+    status: ReplayStatusText
+    streamEpoch: str | None
+    fromSequence: int | None
+    toSequence: int | None
+    since: str | None
+    until: str | None
+    eventTypes: list[str] | None
+    requestedBy: str
+    #: Events that came, or that the peer acknowledged.
+    count: int
+    #: Of those, events that the receiver did not have.
+    stored: int
+    #: Events that the receiver refused.
+    refused: int
+    #: 0 to 1, as far as it is known.
+    progress: float | None
+    error: str | None
+    errorDetail: str | None
+    createdAt: str
+    updatedAt: str
+    finishedAt: str | None
 
 
 class ConnectionStreams(TypedDict):

@@ -7,14 +7,13 @@ import sqlalchemy as sa
 
 from app import clock
 from app.database import db, transaction
-from app.federation.controls import queue_control
+from app.federation import connections
 from app.federation.identity import list_keys, signer
-from app.federation.lifecycle import lock
 from app.federation.peers import message_key
+from app.inbox import replays
 from app.inbox import stream as streams
 from app.inbox.receive import handle_incoming_event
 from app.models import Connection, Direction, PeerKey, Subscription
-from app.protocol.control import ControlType
 from app.protocol.errors import (
     ConnectionClosed,
     ConnectionSuspended,
@@ -309,10 +308,10 @@ def test_time_is_checked_before_anything_else(scene, take):
     assert outcomes(ack) == ["invalid_request", "event_expired", "stored", "stored"]
 
 
-def test_an_old_event_is_taken_in_a_replay_that_was_asked_for(scene, take):
-    asked, old = str(uuid.uuid4()), clock.now_ms() - 20 * DAY_MS
-    with transaction():
-        queue_control(lock(scene.connection.id), ControlType.REPLAY_REQUEST, {"replayId": asked})
+def test_an_old_event_is_taken_in_a_replay_that_was_asked_for(scene, take, monkeypatch):
+    monkeypatch.setattr(connections, "WAIT_S", 0.0)
+    old = clock.now_ms() - 20 * DAY_MS
+    asked = replays.request(scene.connection.id, replays.Wanted(), requested_by="test").replay_id
 
     other = take({1: scene.peer.event(timestamp=old)}, replay_id=str(uuid.uuid4()))
     ours = take({2: scene.peer.event(timestamp=old)}, replay_id=asked)

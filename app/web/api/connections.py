@@ -10,20 +10,22 @@ from app.errors import (
     RemoteInvalid,
     RemoteUnreachable,
 )
-from app.federation import connections, controls
-from app.models import ControlState, Direction
+from app.federation import connections
+from app.inbox import replays
+from app.models import Direction
 from app.reports.connections import (
     connection_row,
     get_connection_details,
     list_connections,
     streams_of,
 )
-from app.reports.details import ConnectionDetails, ConnectionStreams
+from app.reports.details import ConnectionDetails, ConnectionStreams, ReplayDetails
 from app.reports.paging import Page
+from app.reports.replays import get_replay
 from app.web.api import api
 from app.web.api.operation import View
 from app.web.api.schemas import ConnectionQuery, Initiate, Preview, Reason, ReplayRange, Steering
-from app.web.api.shapes import Listing, PreviewDetails, ReplayDetails, VerificationDetails
+from app.web.api.shapes import Listing, PreviewDetails, VerificationDetails
 from app.web.auth import Bearer, Scope
 from app.web.params import Body
 
@@ -214,34 +216,22 @@ def refuse_keys(bearer: Bearer, connection_id: str, body: Steering) -> Connectio
     problems=(InvalidState,),
 )
 def request_replay(bearer: Bearer, connection_id: str, body: ReplayRange) -> ReplayDetails:
-    """Ask the peer to send events again.
+    """Ask the peer to send events again. What it sent and we have already is stored once.
 
-    Peers of this version cannot yet do so, and answer `replay_gone`.
+    The events come under the numbers that they had, beside the live ones. A peer that has nothing of them any
+    more answers `replay_gone`, shown as `error` with the status `refused`; while another replay runs, the
+    request waits for its turn.
     """
-    control = connections.request_replay(
-        connection_row(bearer.workspace_id, connection_id).id,
+    row = connection_row(bearer.workspace_id, connection_id)
+    wanted = replays.Wanted(
         from_sequence=body.from_sequence,
         to_sequence=body.to_sequence,
         since=body.since,
         until=body.until,
         event_types=body.event_types,
     )
-    return ReplayDetails(
-        replayId=controls.payload_of(control)["replayId"],
-        connectionId=connection_id,
-        status=control.answer_status or _REPLAY_STATUS[control.state],
-        error=control.error_code,
-    )
-
-
-#: What is said of a replay whose request has no ack.
-_REPLAY_STATUS = {
-    ControlState.WAITING: "requested",
-    ControlState.HELD: "requested",
-    ControlState.ANSWERED: "accepted",
-    ControlState.REFUSED: "refused",
-    ControlState.GIVEN_UP: "given up",
-}
+    made = replays.request(row.id, wanted, requested_by=f"token {bearer.prefix}")
+    return get_replay(bearer.workspace_id, made.replay_id)
 
 
 def _direction(body: Steering) -> Direction | None:

@@ -68,15 +68,6 @@ class VerificationDetails(TypedDict):
     clockSkewMs: int | None
 
 
-class ReplayDetails(TypedDict):
-    """A request for a replay, and what became of it so far."""
-
-    replayId: str
-    connectionId: str
-    status: str
-    error: str | None
-
-
 class RetryGroup(TypedDict):
     """Deliveries of one connection with the same error."""
 
@@ -86,11 +77,15 @@ class RetryGroup(TypedDict):
 
 
 class RetryAnswer(TypedDict):
-    """How many deliveries were taken, or would be; groups only for a dry run."""
+    """How many deliveries were taken, or would be; groups only for a dry run.
+
+    A large set is worked off in the background: `operationId` names what tells how far that is.
+    """
 
     count: int
     dryRun: bool
     groups: list[RetryGroup]
+    operationId: NotRequired[str]
 
 
 class FieldProblem(TypedDict):

@@ -1,0 +1,560 @@
+"""Replay: sending a peer again what was numbered for it, because it asked.
+
+    accept ──► running: window by window of numbers ──► replay.complete, after the last ack
+                  each number   delivered or dead   sent again, under the same number, with the replayId
+                                waits still         left to its own delivery
+                                not granted, or withdrawn, or too large, or no longer kept: told by a gap
+
+A replay has no drain of its own, since one request of events is in flight per connection. Its batches take
+turns with the live ones, and keep to a rate of their own, so that a live event waits for one of them at
+most. All that it knows is in its row, in the transaction of what it tells: whoever is killed leaves it where
+the last ack, or gap, was written down, and the next drain goes on from there.
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import sqlalchemy as sa
+
+from app.backoff import parse_retry_after, retry_delay
+from app.clock import now_ms
+from app.database import db, table_of
+from app.federation import lifecycle, streams
+from app.federation.controls import queue_control
+from app.federation.lifecycle import sending_clause
+from app.federation.subscriptions import granted_patterns
+from app.models import (
+    OPEN_REPLAY,
+    AttemptEntry,
+    Connection,
+    Delivery,
+    Direction,
+    Event,
+    Replay,
+    ReplayState,
+    Stream,
+)
+from app.outbox import claim, dispatch, gaps
+from app.outbox.acknowledge import mark_delivered
+from app.outbox.claim import Batch, Entry, Resent, is_granted
+from app.outbox.epochs import Counter
+from app.outbox.rollup import sum_up
+from app.outbox.target import Target
+from app.protocol import control as wire
+from app.protocol.answers import Outcome
+from app.protocol.control import ControlType, GapReason
+from app.protocol.errors import RateLimited, ReplayGone
+from app.protocol.messages import AckEntry
+from app.protocol.states import DeliveryState
+from app.queue import wake_drain
+
+log = logging.getLogger(__name__)
+
+#: Numbers that are looked at together.
+WINDOW = 1_000
+#: Windows without anything to send that one transaction passes.
+_MAX_WINDOWS = 20
+#: Least time from one batch of a replay to the next, ms: 2,000 events a second where a batch has 100.
+PACE_MS = 50
+#: Retryable refusals of one entry in a row, after which the replay goes on without it.
+_MAX_FAILURES = 8
+#: Wait if 429 or 503 does not say how long, ms.
+_DEFAULT_WAIT_MS = 5_000
+#: How soon a peer may ask again while one replay runs, s.
+_ASK_AGAIN_S = 30
+
+#: Outcomes of a request that say something about the replay and nothing about the connection.
+OWN_OUTCOMES = frozenset({Outcome.DEAD, Outcome.STALE, Outcome.NEW_EPOCH, Outcome.WAIT})
+
+_SENT = frozenset({DeliveryState.DELIVERED, DeliveryState.DEAD})
+_WAITING = frozenset({DeliveryState.PENDING, DeliveryState.SENDING})
+
+_DELIVERY = table_of(Delivery)
+_EVENT = table_of(Event)
+_ENTRY = table_of(AttemptEntry)
+_REPLAY = table_of(Replay)
+_CONNECTION = table_of(Connection)
+
+#: Chance for the spread of back-offs; no secret hangs on it.
+_RNG = Random()  # noqa: S311
+
+
+# Asked
+
+
+def accept(connection_id: int, asked: wire.ReplayRequest) -> None:
+    """Begin what a peer asked for. Called inside `transaction()` with the connection locked.
+
+    The same request under another message id changes nothing while it runs. Raises RateLimited while
+    another one runs, ReplayGone for an epoch that nobody knows, or a range of which nothing is kept.
+    """
+    running = _running(connection_id)
+    if running is not None:
+        if running.replay_id == asked.replay_id:
+            return
+        raise RateLimited("one replay at a time: another one runs", retry_after_s=_ASK_AGAIN_S)
+    stream = _stream_of(connection_id, asked)
+    first = asked.from_sequence or 1
+    last = min(asked.to_sequence or stream.head_sequence, stream.head_sequence)
+    oldest = oldest_kept(connection_id, stream)
+    if first <= last and (last < oldest or _is_before(connection_id, stream, oldest, asked.until)):
+        raise ReplayGone("nothing of it is kept any more", stream_epoch=stream.epoch, oldest_sequence=oldest)
+    replay = _write_down(connection_id, asked, stream, first, last)
+    if first < oldest and first <= last:
+        _tell_range(connection_id, stream.epoch, first, oldest - 1, GapReason.ERASED)
+        replay.done_to = replay.gaps_told_to = oldest - 1
+    dispatch.wake([connection_id])
+    log.info(
+        "replay.accepted",
+        extra={"connection_id": connection_id, "replay_id": asked.replay_id, "from": first, "to": last},
+    )
+
+
+def oldest_kept(connection_id: int, stream: Stream) -> int:
+    """The lowest number of the stream that is still kept; the one after the head if none is."""
+    # One look into the index for each state, however many rows there are.
+    lowest = [
+        sa.select(_DELIVERY.c.sequence)
+        .where(
+            _DELIVERY.c.connection_id == connection_id,
+            _DELIVERY.c.state == state,
+            _DELIVERY.c.sequence.is_not(None),
+            _DELIVERY.c.stream_id == stream.id,
+        )
+        .order_by(_DELIVERY.c.sequence, _DELIVERY.c.id)
+        .limit(1)
+        for state in DeliveryState
+    ]
+    found = [db.session.scalar(query) for query in lowest]
+    return min((sequence for sequence in found if sequence is not None), default=stream.head_sequence + 1)
+
+
+def _running(connection_id: int) -> Replay | None:
+    return db.session.scalar(
+        sa.select(Replay)
+        .where(
+            Replay.connection_id == connection_id,
+            Replay.direction == Direction.OUTGOING,
+            Replay.state == ReplayState.RUNNING,
+        )
+        .limit(1)
+        .execution_options(populate_existing=True)
+    )
+
+
+def _stream_of(connection_id: int, asked: wire.ReplayRequest) -> Stream:
+    current = streams.newest(connection_id, Direction.OUTGOING)
+    if asked.stream_epoch is None or (current is not None and asked.stream_epoch == current.epoch):
+        found = current
+    else:
+        found = streams.of_epoch(connection_id, Direction.OUTGOING, asked.stream_epoch)
+    if found is None:
+        raise ReplayGone(
+            "nobody here knows this epoch",
+            stream_epoch=None if current is None else current.epoch,
+            oldest_sequence=1 if current is None else oldest_kept(connection_id, current),
+        )
+    return found
+
+
+def _is_before(connection_id: int, stream: Stream, oldest: int, until: int | None) -> bool:
+    """Whether a range of time ends before the oldest event that is kept, and older ones were there."""
+    if until is None or oldest == 1:
+        return False
+    timestamp = db.session.scalar(
+        sa.select(_EVENT.c.timestamp)
+        .join_from(_DELIVERY, _EVENT, _EVENT.c.id == _DELIVERY.c.event_id)
+        .where(*_numbers(connection_id, stream.id, oldest, oldest))
+        .limit(1)
+    )
+    return timestamp is None or until < timestamp
+
+
+def _write_down(
+    connection_id: int, asked: wire.ReplayRequest, stream: Stream, first: int, last: int
+) -> Replay:
+    now = now_ms()
+    replay = db.session.scalar(
+        sa.select(Replay)
+        .where(
+            Replay.connection_id == connection_id,
+            Replay.direction == Direction.OUTGOING,
+            Replay.replay_id == asked.replay_id,
+        )
+        .execution_options(populate_existing=True)
+    )
+    if replay is None:
+        workspace_id = db.session.execute(
+            sa.select(Connection.workspace_id).where(Connection.id == connection_id)
+        ).scalar_one()
+        replay = Replay(
+            workspace_id=workspace_id,
+            connection_id=connection_id,
+            direction=Direction.OUTGOING,
+            replay_id=asked.replay_id,
+            requested_by="peer",
+            created_at=now,
+        )
+        db.session.add(replay)
+    replay.state = ReplayState.RUNNING
+    replay.stream_epoch = asked.stream_epoch
+    replay.from_sequence, replay.to_sequence = asked.from_sequence, asked.to_sequence
+    replay.since, replay.until = asked.since, asked.until
+    replay.event_types = None if asked.event_types is None else json.dumps(list(asked.event_types))
+    replay.stream_id = stream.id
+    replay.first_sequence, replay.last_sequence = first, last
+    replay.done_to = replay.gaps_told_to = first - 1
+    replay.count = replay.stored = replay.refused = replay.failures = 0
+    replay.error_code = replay.error_detail = replay.finished_at = None
+    replay.due_at = replay.updated_at = now
+    db.session.flush()
+    return replay
+
+
+# Served
+
+
+def next_batch(target: Target, now: int, most: int) -> Batch | None:
+    """The next batch of the replay that runs over the connection; None if none is due, or it is complete now.
+
+    Called inside `transaction()` with the connection's lease held.
+    """
+    replay = _running(target.connection_id)
+    if replay is None or replay.due_at > now:
+        return None
+    stream = db.session.get_one(Stream, replay.stream_id, populate_existing=True)
+    chooser = _Chooser(target, replay, stream, min(most, target.max_batch_events))
+    for _ in range(_MAX_WINDOWS):
+        if replay.done_to >= (replay.last_sequence or 0):
+            _complete(replay)
+            return None
+        batch = chooser.next()
+        if batch is not None:
+            replay.due_at = now + PACE_MS
+            return batch
+    return None
+
+
+def is_due(connection_id: int, at: int) -> bool:
+    """Whether the replay that runs over the connection, if one does, may go on by this time (ms)."""
+    replay = _running(connection_id)
+    return replay is not None and replay.due_at <= at
+
+
+class _Chooser:
+    """Goes through the numbers of a replay: what is sent again, and what is told instead."""
+
+    def __init__(self, target: Target, replay: Replay, stream: Stream, most: int) -> None:
+        self.target, self.replay, self.stream, self.most = target, replay, stream, most
+        self.granted = frozenset(granted_patterns(target.connection_id))
+        self.wanted = None if replay.event_types is None else frozenset(json.loads(replay.event_types))
+        newest = streams.newest(target.connection_id, Direction.OUTGOING)
+        self.is_current = newest is not None and newest.id == stream.id
+
+    def next(self) -> Batch | None:
+        """The next batch; None if the window has nothing to send, which is done then."""
+        start = self.replay.done_to + 1
+        end = min(self.replay.done_to + WINDOW, self.replay.last_sequence or 0)
+        rows = {row.sequence: row for row in self._read(start, end)}
+        chosen = [row for row in rows.values() if self._is_sent(row)]
+        if len(chosen) > self.most:
+            chosen = chosen[: self.most]
+            end = chosen[-1].sequence
+        sized = claim.sized(self._with_events(chosen))
+        sendable = [(row, size) for row, size in sized if claim.is_sendable(self.target, size)]
+        fitting = claim.fitting(sendable, self.target.max_request_bytes, claim.REPLAY_BYTES)
+        if len(fitting) < len(sendable):
+            end = fitting[-1].sequence
+        too_large = [row.sequence for row, size in sized if not claim.is_sendable(self.target, size)]
+        self._tell_gaps(start, end, rows, too_large)
+        if not fitting:
+            self.replay.done_to = end
+            return None
+        return self._batch(fitting, end)
+
+    def _read(self, start: int, end: int) -> Sequence[Any]:
+        query = sa.select(
+            _DELIVERY.c.id,
+            _DELIVERY.c.event_id,
+            _DELIVERY.c.sequence,
+            _DELIVERY.c.state,
+            _DELIVERY.c.event_type,
+            _DELIVERY.c.attempts,
+            _DELIVERY.c.refusals,
+        ).where(*_numbers(self.target.connection_id, self.stream.id, start, end))
+        if self.replay.since is not None or self.replay.until is not None:
+            query = query.add_columns(_EVENT.c.timestamp).join_from(
+                _DELIVERY, _EVENT, _EVENT.c.id == _DELIVERY.c.event_id
+            )
+        return db.session.connection().execute(query.order_by(_DELIVERY.c.sequence)).all()
+
+    def _is_sent(self, row: Any) -> bool:
+        return row.state in _SENT and is_granted(row.event_type, self.granted) and self._is_wanted(row)
+
+    def _is_wanted(self, row: Any) -> bool:
+        replay = self.replay
+        return (
+            (self.wanted is None or is_granted(row.event_type, self.wanted))
+            and (replay.since is None or row.timestamp >= replay.since)
+            and (replay.until is None or row.timestamp <= replay.until)
+        )
+
+    def _with_events(self, chosen: Sequence[Any]) -> list[Any]:
+        """The rows with the signed texts of their events, in a form that this peer can verify."""
+        found = db.session.connection().execute(
+            sa.select(_EVENT.c.id.label("event_id"), *claim.EVENT_COLUMNS).where(
+                _EVENT.c.id.in_([row.event_id for row in chosen])
+            )
+        )
+        events: Mapping[int, Any] = {row.event_id: row for row in found}
+        whole = [SimpleNamespace(**{**row._mapping, **events[row.event_id]._mapping}) for row in chosen]
+        return claim.signed_for(self.target, whole)
+
+    def _tell_gaps(self, start: int, end: int, rows: Mapping[int, Any], too_large: Iterable[int]) -> None:
+        """Say of which numbers nothing can be sent any more, once."""
+        barred = set(too_large)
+        reasons: dict[GapReason, list[int]] = {}
+        for sequence in range(max(start, self.replay.gaps_told_to + 1), end + 1):
+            row = rows.get(sequence)
+            if row is None:
+                # Retention takes from below; what is missing above was numbered anew in a later epoch.
+                reason = GapReason.ERASED if self.is_current else GapReason.WITHDRAWN
+            elif row.state in _WAITING or (row.state in _SENT and not self._is_wanted(row)):
+                continue
+            elif row.state not in _SENT or not is_granted(row.event_type, self.granted):
+                reason = GapReason.WITHDRAWN
+            elif sequence in barred:
+                reason = GapReason.REFUSED
+            else:
+                continue
+            reasons.setdefault(reason, []).append(sequence)
+        for reason, numbers in reasons.items():
+            for first, last in gaps.runs(numbers):
+                _tell_range(self.target.connection_id, self.stream.epoch, first, last, reason)
+        self.replay.gaps_told_to = max(self.replay.gaps_told_to, end)
+
+    def _batch(self, rows: Sequence[Any], done_to: int) -> Batch:
+        batch_id = str(uuid4())
+        stream = self.stream
+        counter = Counter(stream.id, stream.epoch, stream.head_sequence, stream.created_at)
+        sequences = [row.sequence for row in rows]
+        return Batch(
+            batch_id,
+            stream.id,
+            stream.epoch,
+            stream.created_at,
+            [
+                Entry(
+                    row.id,
+                    row.event_id,
+                    row.sequence,
+                    row.event_type,
+                    row.message_id,
+                    row.digest,
+                    row.attempts + 1,
+                    row.refusals,
+                    "replay",
+                    row.timestamp,
+                )
+                for row in rows
+            ],
+            claim.write_body(self.target, counter, batch_id, rows, sequences, self.replay.replay_id),
+            Resent(self.replay.id, done_to),
+        )
+
+
+def _numbers(connection_id: int, stream_id: int, start: int, end: int) -> list[sa.ColumnElement[bool]]:
+    """The deliveries of one stream with numbers in a range, as the index on state and number finds them."""
+    return [
+        _DELIVERY.c.connection_id == connection_id,
+        _DELIVERY.c.state.in_(list(DeliveryState)),
+        _DELIVERY.c.sequence.between(start, end),
+        _DELIVERY.c.stream_id == stream_id,
+    ]
+
+
+def _tell_range(connection_id: int, epoch: str, first: int, last: int, reason: GapReason) -> None:
+    connection = lifecycle.lock(connection_id)
+    for start in range(first, last + 1, wire.MAX_GAP):
+        end = min(last, start + wire.MAX_GAP - 1)
+        queue_control(connection, ControlType.GAP, wire.Gap(epoch, start, end, reason))
+
+
+def _complete(replay: Replay) -> None:
+    """All is sent and acknowledged, or told: say so."""
+    now = now_ms()
+    replay.state = ReplayState.COMPLETE
+    replay.finished_at = replay.updated_at = now
+    queue_control(
+        lifecycle.lock(replay.connection_id),
+        ControlType.REPLAY_COMPLETE,
+        wire.ReplayComplete(replay.replay_id, replay.count, more_available=False),
+    )
+    log.info(
+        "replay.complete",
+        extra={
+            "connection_id": replay.connection_id,
+            "replay_id": replay.replay_id,
+            "count": replay.count,
+            "ms": now - replay.created_at,
+        },
+    )
+
+
+# Recorded
+
+
+def record_acked(
+    batch: Batch, verdicts: Sequence[AckEntry], outcomes: Sequence[Outcome], attempt_id: int, now: int
+) -> None:
+    """Take the peer's word for each entry. Called inside `transaction()`."""
+    replay = _of(batch)
+    received = [
+        (entry, verdict)
+        for entry, verdict, outcome in zip(batch.entries, verdicts, outcomes, strict=True)
+        if outcome is Outcome.ACKED
+    ]
+    _note_attempts(batch, verdicts, attempt_id)
+    mark_delivered([entry.delivery_id for entry, _ in received], now, attempt_id)
+    sum_up([entry.event_id for entry, _ in received])
+    if replay is None:
+        return
+    replay.count += len(received)
+    replay.stored += sum(verdict.status == "stored" for _, verdict in received)
+    replay.updated_at = now
+    again = next((e for e, o in zip(batch.entries, outcomes, strict=True) if o is Outcome.RETRY), None)
+    if again is not None and replay.failures < _MAX_FAILURES:
+        replay.failures += 1
+        replay.due_at = now + retry_delay(replay.failures - 1, _RNG)
+        replay.done_to = max(replay.done_to, again.sequence - 1)
+        return
+    replay.failures = 0
+    replay.refused += len(batch.entries) - len(received)
+    _advance(replay, batch)
+
+
+def follow(batch: Batch, outcome: Outcome, code: str | None, retry_after: str | None, now: int) -> int | None:
+    """Take a refusal of the whole request that concerns the replay alone (OWN_OUTCOMES).
+
+    Live deliveries go on meanwhile. Returns how many the next batch may have, None for as many as usual.
+    Called inside `transaction()`.
+    """
+    replay = _of(batch)
+    if replay is None:
+        return None
+    replay.updated_at = now
+    replay.error_code = None if code is None else code[:64]
+    if outcome is Outcome.WAIT:
+        replay.due_at = now + (parse_retry_after(retry_after, now) or _DEFAULT_WAIT_MS)
+        return None
+    replay.refused += len(batch.entries)
+    if outcome is not Outcome.NEW_EPOCH:
+        for entry in batch.entries:
+            _tell_range(replay.connection_id, batch.epoch, entry.sequence, entry.sequence, GapReason.REFUSED)
+    _advance(replay, batch)
+    return 1 if len(batch.entries) == 1 else None
+
+
+def _of(batch: Batch) -> Replay | None:
+    """The replay of the batch, if it still runs."""
+    if batch.resent is None:
+        return None
+    replay = db.session.get(Replay, batch.resent.replay_row, populate_existing=True)
+    return replay if replay is not None and replay.state is ReplayState.RUNNING else None
+
+
+def _advance(replay: Replay, batch: Batch) -> None:
+    """The numbers of the batch are done; if they were the last, so is the replay."""
+    if batch.resent is not None:
+        replay.done_to = max(replay.done_to, batch.resent.done_to)
+    if replay.done_to >= (replay.last_sequence or 0):
+        _complete(replay)
+
+
+def _note_attempts(batch: Batch, verdicts: Sequence[AckEntry], attempt_id: int) -> None:
+    """Add the request to the attempts of each delivery; the one that ended it keeps its number."""
+    ids = [entry.delivery_id for entry in batch.entries]
+    connection = db.session.connection()
+    has_entry = sa.exists().where(
+        _ENTRY.c.delivery_id == _DELIVERY.c.id, _ENTRY.c.attempt_id == _DELIVERY.c.attempt_id
+    )
+    connection.execute(
+        sa.insert(_ENTRY).from_select(
+            ["delivery_id", "attempt_id", "number", "trigger"],
+            sa.select(
+                _DELIVERY.c.id, _DELIVERY.c.attempt_id, _DELIVERY.c.attempts, _DELIVERY.c.trigger
+            ).where(_DELIVERY.c.id.in_(ids), _DELIVERY.c.attempt_id.is_not(None), ~has_entry),
+        )
+    )
+    connection.execute(
+        sa.insert(_ENTRY),
+        [
+            {
+                "delivery_id": entry.delivery_id,
+                "attempt_id": attempt_id,
+                "number": entry.number,
+                "trigger": entry.trigger,
+                "error_code": None if verdict.error is None else verdict.error.code[:64],
+                "error_detail": None if verdict.error is None else verdict.error.detail,
+            }
+            for entry, verdict in zip(batch.entries, verdicts, strict=True)
+        ],
+    )
+    connection.execute(
+        sa.update(_DELIVERY).where(_DELIVERY.c.id.in_(ids)).values(attempts=_DELIVERY.c.attempts + 1)
+    )
+
+
+# Kept going
+
+
+def wake_due(limit: int = 200) -> int:
+    """Wake the drains of connections whose replay can go on. How many. Needs nothing that Redis keeps."""
+    now = now_ms()
+    due = (
+        db.session.connection()
+        .execute(
+            sa.select(_REPLAY.c.connection_id, _CONNECTION.c.failures)
+            .join_from(_REPLAY, _CONNECTION, _CONNECTION.c.id == _REPLAY.c.connection_id)
+            .where(
+                _REPLAY.c.direction == Direction.OUTGOING,
+                _REPLAY.c.state == ReplayState.RUNNING,
+                _REPLAY.c.due_at <= now,
+                sending_clause(),
+                _CONNECTION.c.retry_at <= now,
+                _CONNECTION.c.drain_owner.is_(None),
+            )
+            .order_by(_REPLAY.c.due_at)
+            .limit(limit)
+        )
+        .all()
+    )
+    db.session.rollback()
+    for connection_id, failures in due:
+        wake_drain(connection_id, failing=failures > 0)
+    return len(due)
+
+
+def connection_closed(connection_id: int) -> None:
+    """The connection has ended, and so has what it was being sent again. Inside the caller's transaction."""
+    now = now_ms()
+    db.session.execute(
+        sa.update(Replay)
+        .where(
+            Replay.connection_id == connection_id,
+            Replay.direction == Direction.OUTGOING,
+            Replay.state.in_(OPEN_REPLAY),
+        )
+        .values(
+            state=ReplayState.FAILED,
+            error_code="connection_closed",
+            error_detail="The connection has ended.",
+            updated_at=now,
+            finished_at=now,
+        )
+    )
