@@ -108,7 +108,11 @@ _DELIVER = (
         _DELIVERY.c.state != DeliveryState.DELIVERED,
     )
     .values(
-        state=DeliveryState.DELIVERED, delivered_at=sa.bindparam("now"), error_code=None, error_detail=None
+        state=DeliveryState.DELIVERED,
+        delivered_at=sa.bindparam("now"),
+        error_code=None,
+        error_detail=None,
+        ended_at=None,
     )
 )
 _DELIVER_BY = _DELIVER.values(attempt_id=sa.bindparam("attempt"))
@@ -127,7 +131,12 @@ def mark_delivered(delivery_ids: Sequence[int], now: int, attempt_id: int | None
 
 def mark_dead(delivery_ids: Sequence[int], code: str, detail: str, attempt_id: int | None = None) -> None:
     """The peer refused them for good; those that were delivered meanwhile stay so."""
-    values: dict[str, Any] = {"state": DeliveryState.DEAD, "error_code": code[:64], "error_detail": detail}
+    values: dict[str, Any] = {
+        "state": DeliveryState.DEAD,
+        "error_code": code[:64],
+        "error_detail": detail,
+        "ended_at": now_ms(),
+    }
     if attempt_id is not None:
         values["attempt_id"] = attempt_id
     db.session.connection().execute(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from app.clock import now_ms
 from app.database import db, table_of
 from app.models import Delivery
 from app.outbox import gaps
@@ -63,7 +64,12 @@ def finish(connection_id: int, rows: Sequence[Any], ending: Ending) -> None:
         connection.execute(
             sa.update(_DELIVERY)
             .where(_DELIVERY.c.id.in_([row.id for row in page]))
-            .values(state=ending.state, error_code=ending.code, error_detail=ending.detail)
+            .values(
+                state=ending.state,
+                error_code=ending.code,
+                error_detail=ending.detail,
+                ended_at=now_ms(),
+            )
         )
         sum_up([row.event_id for row in page])
     if ending.gap is not None:

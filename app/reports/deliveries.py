@@ -29,6 +29,7 @@ def list_deliveries(
     status: str | None = None,
     connection_id: str | None = None,
     event_type: str | None = None,
+    error: str | None = None,
     limit: int = 50,
     cursor: str | None = None,
 ) -> Page[DeliveryDetails]:
@@ -36,10 +37,11 @@ def list_deliveries(
 
     status: as shown: `held` are the pending ones of connections that do not send now, `pending` the rest.
     connection_id: public id; one that is not of this workspace matches nothing.
+    error: the error code that the last attempt left.
 
     Raises InvalidCursor, InvalidRequest for a limit outside 1-200, ValueError for an unknown status.
     """
-    filters = {"status": status, "connectionId": connection_id, "eventType": event_type}
+    filters = {"status": status, "connectionId": connection_id, "eventType": event_type, "error": error}
     key = ListKey("deliveries", workspace_id, filters)
     after = read_cursor(key, cursor)
     if status == "held" and not _may_hold(workspace_id):
@@ -49,6 +51,8 @@ def list_deliveries(
         query = query.where(Delivery.connection_id == row_number(workspace_id, connection_id))
     if event_type is not None:
         query = query.where(Delivery.event_type == event_type)
+    if error is not None:
+        query = query.where(Delivery.error_code == error)
     if status is not None:
         query = query.where(*_has_status(status))
     if after is not None:
@@ -66,13 +70,16 @@ def deliveries_of_event(event_id: int) -> list[EventDelivery]:
     return [EventDelivery(**{**_details(row), "attempts": attempts[row.id]}) for row in rows]
 
 
-def list_dead_groups(workspace_id: int) -> list[DeadGroup]:
-    """Dead letters counted by connection and error, the largest group first."""
+def list_dead_groups(workspace_id: int, event_type: str | None = None) -> list[DeadGroup]:
+    """Dead letters, perhaps of one type alone, counted by connection and error, the largest group first."""
     number = sa.func.count().label("number")
+    chosen = [Delivery.workspace_id == workspace_id, Delivery.state == DeliveryState.DEAD]
+    if event_type is not None:
+        chosen.append(Delivery.event_type == event_type)
     rows = db.session.execute(
         sa.select(Connection.public_id, Delivery.error_code, number)
         .join(Connection, Connection.id == Delivery.connection_id)
-        .where(Delivery.workspace_id == workspace_id, Delivery.state == DeliveryState.DEAD)
+        .where(*chosen)
         .group_by(Connection.public_id, Delivery.error_code)
         .order_by(number.desc(), Connection.public_id, Delivery.error_code)
     )

@@ -6,6 +6,7 @@ import orjson
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+from app.outbox.dead_letters import MAX_IDS
 from app.outbox.publish import MAX_EVENTS
 from app.protocol.event_types import is_event_type, is_pattern
 from app.protocol.origins import parse_origin
@@ -197,6 +198,12 @@ class DeliveryChoice(Body):
     status: Literal["dead", "pending", "held"] | None = None
     connection_id: Id | None = None
     event_type: EventType | None = None
+    error: Annotated[str, Field(min_length=1, max_length=64)] | None = Field(
+        None, description="The error code that the last attempt left."
+    )
+    ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_IDS)] | None = Field(
+        None, description="Only these deliveries."
+    )
 
 
 class RetryDeliveries(Body):

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from app.database import db, transaction
-from app.models import Attempt, AttemptEntry, Direction, EventStatus, Stream, StreamGap
+from app.models import Attempt, AttemptEntry, Direction, EventStatus, OperationKind, Stream, StreamGap
 from app.models.ids import IdKind, public_id
+from app.outbox import operations
+from app.outbox.dead_letters import DeliveryFilter
 from app.protocol.states import ConnectionStatus, DeliveryState, SubscriptionStatus
 from tests.exchange import RemotePeer, Scene, connect, subscribe
 from tests.reports.rows import add_delivery, add_event
@@ -310,9 +312,36 @@ def test_an_event_is_retried_and_a_delivery_discarded(scene: Scene, caller: Call
     assert (discarded.status_code, discarded.json["count"]) == (202, 1)
 
 
+def test_what_was_taken_can_be_followed_and_stopped(scene: Scene, caller: Caller) -> None:
+    event = add_event(scene.workspace.id, status=EventStatus.DEAD)
+    add_delivery(event, scene.connection, state=DeliveryState.DEAD, error_code="too_large")
+    chosen = DeliveryFilter(error="too_large")
+    large = operations.start(scene.workspace.id, OperationKind.RETRY, chosen, at_once=0)
+    path = f"/operations/{large.public_id}"
+
+    shown = caller.get(path).json
+    paused = caller.post(f"{path}/pause").json
+    cancelled = caller.post(f"{path}/cancel").json
+    refused = caller.post(f"{path}/resume")
+    taken = caller.post("/deliveries/retry", {"filter": {"error": "too_large"}}).json
+
+    assert (shown["status"], shown["total"], shown["done"]) == ("running", 1, 0)
+    assert shown["filter"] == {"status": "dead", "error": "too_large"}
+    assert [paused["status"], cancelled["status"]] == ["paused", "cancelled"]
+    assert (refused.status_code, refused.json["code"]) == (409, "invalid_state")
+    assert taken["count"] == 1
+    listed = caller.get("/operations").json["data"]
+    assert [(row["id"], row["status"]) for row in listed] == [
+        (taken["operationId"], "done"),
+        (large.public_id, "cancelled"),
+    ]
+    assert caller.get("/operations/00000000-0000-4000-8000-000000000000").status_code == 404
+
+
 @pytest.mark.parametrize(
     "path, body, pointer",
     [
+        ("/deliveries/retry", {"filter": {"ids": ["x"]}}, "/filter/ids/0"),
         ("/deliveries/retry", {}, "/filter"),
         ("/deliveries/retry", {"filter": {"status": "delivered"}}, "/filter/status"),
         ("/deliveries/retry", {"filter": {"state": "dead"}}, "/filter/state"),
