@@ -7,6 +7,7 @@ from flask import Flask
 
 from app.cli import (
     connection,
+    dead,
     doctor,
     event,
     init,
@@ -40,6 +41,7 @@ def commands() -> tuple[click.Command, ...]:
         user.user,
         token.token,
         event.event,
+        dead.dead,
         doctor.doctor,
         demo.demo,
     )

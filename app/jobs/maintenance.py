@@ -8,7 +8,8 @@ from app.database import db
 from app.errors import RemoteError
 from app.federation import connections, peers, receiving, requests, sending, subscriptions, told
 from app.inbox import replays
-from app.outbox import heartbeats, replay, rescue
+from app.jobs.aside import may_wait
+from app.outbox import heartbeats, operations, replay, rescue
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +29,13 @@ def sweep() -> None:
             log.exception("sweep.step_failed", extra={"step": f"{step.__module__}.{step.__name__}"})
 
 
+@may_wait
 def check_request(connection_id: int) -> None:
     """Check a stranger's request. Safe to run twice: what is checked, or gone, is left alone."""
     requests.check_request(connection_id)
 
 
+@may_wait
 def refresh_peer(peer_id: int) -> None:
     """Read a peer's document again, once a day. A peer that is away is asked again later."""
     try:
@@ -53,6 +56,7 @@ def _tell_keys() -> None:
 #: What a sweep looks for, in this order.
 STEPS: tuple[Callable[[], object], ...] = (
     rescue.sweep,
+    operations.wake_due,
     _tell_keys,
     sending.wake_due,
     replay.wake_due,

@@ -27,8 +27,6 @@ ReplayStatusText = Literal["requested", "running", "complete", "refused", "faile
 EventStatusText = Literal["pending", "delivered", "partial", "dead", "unsubscribed"]
 OperationKindText = Literal["retry", "discard"]
 OperationStatusText = Literal["running", "paused", "done", "cancelled"]
-OperationKindText = Literal["retry", "discard"]
-OperationStatusText = Literal["running", "paused", "done", "cancelled"]
 
 
 class ConnectionDetails(TypedDict):
@@ -155,27 +153,6 @@ class DeadGroup(TypedDict):
     connectionId: str
     error: str | None
     count: int
-
-
-class OperationDetails(TypedDict):
-    """A set of deliveries that is sent again or discarded, and how far that is."""
-
-    id: str
-    kind: OperationKindText
-    filter: dict[str, Any]
-    reason: str | None
-    maxItems: int | None
-    status: OperationStatusText
-    #: Deliveries in the set when it was frozen; of those the ones taken, and those passed over.
-    total: int
-    done: int
-    skipped: int
-    #: Milliseconds that the rest takes at the pace so far; null unless it runs and has begun.
-    remainingMs: int | None
-    startedBy: str
-    createdAt: str
-    updatedAt: str
-    finishedAt: str | None
 
 
 class OperationDetails(TypedDict):
