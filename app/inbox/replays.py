@@ -290,12 +290,17 @@ def _look_at(stream_id: int, connection_id: int) -> None:
             incoming.due_at = None
         elif not _may_ask(connection):
             incoming.due_at = now + LOOK_LATER_MS
-        elif _is_under_way(connection_id):
-            incoming.due_at = now + LOOK_EVERY_MS
         else:
-            known = _act(connection, incoming, known, now)
-            incoming.due_at = now + LOOK_EVERY_MS if known else None
-        incoming.holes = orjson.dumps(known).decode()
+            if not _is_under_way(connection_id):
+                known = _act(connection, incoming, known, now)
+            incoming.due_at = _next_look(known, now)
+        incoming.holes = orjson.dumps([tuple(hole) for hole in known]).decode()
+
+
+def _next_look(known: Sequence[Hole], now: int) -> int | None:
+    """Soon, since new holes may appear; and not later than the first one is due."""
+    coming = [hole.due for hole in known if hole.due > now]
+    return min([now + LOOK_EVERY_MS, *coming]) if known else None
 
 
 def _revised(incoming: Stream, now: int) -> list[Hole]:
