@@ -34,6 +34,7 @@ from docs.vectors.cast import (
     uuid,
 )
 from docs.vectors.request_cases import make_requests
+from docs.vectors.tree_cases import make_tree
 
 
 def make_keys(pairs: dict[str, Pair]) -> Any:
@@ -382,6 +383,7 @@ FILES: dict[str, Callable[[dict[str, Pair]], Any]] = {
     "patterns.json": make_patterns,
     "vouch.json": make_vouch,
     "requests.json": make_requests,
+    "tree.json": make_tree,
 }
 
 

@@ -575,9 +575,9 @@ class ForeignPeer:
 
     def _check_message(self, kind: str, message: Message, remote: Remote) -> None:
         record = remote.keys.get(message["keyId"])
-        if record is None or not wire.verifies(
-            record, message["signature"], wire.signing_input(kind, message)
-        ):
+        shared = kind == "event" and "proof" in message
+        signed = wire.tree_input(wire.root_of(message)) if shared else wire.signing_input(kind, message)
+        if record is None or not wire.verifies(record, message["signature"], signed):
             self.violations.append(f"the signature of a message does not verify: {message}")
             raise Refused("authentication_failed")
 
@@ -779,7 +779,7 @@ class ForeignPeer:
             raise ValueError("the event is another instance's")
         if len(wire.rfc8785.dumps(event)) > self.limits["maxEventBytes"]:
             self.violations.append("an event is larger than maxEventBytes")
-        if "proof" in event:
+        if "proof" in event and "tree" not in self.features:
             self.violations.append("an event has a proof, which this peer does not list")
         wanted = [one for one in link.mine.values() if one.status in {"requested", "pending", "active"}]
         if not any(wire.matches(one.granted or one.event_type, event["eventType"]) for one in wanted):
@@ -1001,6 +1001,34 @@ class ForeignPeer:
             "timestamp": now_ms(),
         }
         return self.key.sign("event", wire.with_members(message, members))
+
+    def events_together(self, event_type: str, number: int) -> list[Message]:
+        """Events that share one signature (§1.3)."""
+        bare = [
+            {**rest, "keyId": self.key.key_id}
+            for rest in (
+                {
+                    name: value
+                    for name, value in self.event(event_type, {"n": n}).items()
+                    if name != "signature"
+                }
+                for n in range(number)
+            )
+        ]
+        leaves = [wire.leaf(event) for event in bare]
+        signature = self.key.sign_bytes(wire.tree_input(wire.root(leaves)))
+        return [
+            {
+                **event,
+                "proof": {
+                    "index": index,
+                    "size": number,
+                    "path": [wire.to_base64(one) for one in wire.audit_path(index, leaves)],
+                },
+                "signature": signature,
+            }
+            for index, event in enumerate(bare)
+        ]
 
     def batch(self, link: Link, entries: Iterable[tuple[int, Message]], **members: Any) -> Message:
         """An event batch of (sequence, event) pairs; `members` replace or add."""

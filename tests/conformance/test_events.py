@@ -171,19 +171,6 @@ def test_the_bad_member_of_an_event_is_named(standing: Bond, case: str) -> None:
     assert [one.startswith(pointer) for one in answer.pointers[:1]] == [True]
 
 
-def test_a_proof_is_refused_by_who_does_not_list_the_feature(standing: Bond) -> None:
-    if "tree" in standing.link.remote.document["features"]:
-        pytest.skip("the instance lists tree")
-    event = {
-        **standing.peer.event(f"{standing.topic}.x"),
-        "proof": {"index": 0, "size": 2, "path": ["A" * 43 + "="]},
-    }
-
-    answer = standing.peer.send_event(standing.link.remote, event, standing.link)
-
-    assert (answer.status, answer.code) == (400, "invalid_request")
-
-
 def made(bond: Bond, changes: Message) -> Message:
     """An event with these members, `payload` too."""
     rest = {name: value for name, value in bond.peer.event(f"{bond.topic}.x").items() if name != "signature"}

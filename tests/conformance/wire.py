@@ -76,6 +76,60 @@ def digest(kind: str, message: Message) -> str:
     return sha256_base64(signing_input(kind, message))
 
 
+# --- §1.3 one signature for many events ---------------------------------------------------------
+
+
+def leaf(event: Message) -> bytes:
+    """The hash that stands for an event in a tree."""
+    return hashlib.sha256(b"\x00" + signing_input("event", event)).digest()
+
+
+def root(leaves: list[bytes]) -> bytes:
+    """The hash over all of them: the left half is the largest power of two that is less than all."""
+    if len(leaves) == 1:
+        return leaves[0]
+    half = 1 << (len(leaves) - 1).bit_length() - 1
+    return hashlib.sha256(b"\x01" + root(leaves[:half]) + root(leaves[half:])).digest()
+
+
+def audit_path(index: int, leaves: list[bytes]) -> list[bytes]:
+    """The hashes beside the way from a leaf to the root, from below."""
+    if len(leaves) == 1:
+        return []
+    half = 1 << (len(leaves) - 1).bit_length() - 1
+    if index < half:
+        return [*audit_path(index, leaves[:half]), root(leaves[half:])]
+    return [*audit_path(index - half, leaves[half:]), root(leaves[:half])]
+
+
+def root_of(event: Message) -> bytes:
+    """Where the proof of an event leads to; ValueError if it cannot be one."""
+    proof = event["proof"]
+    if not 2 <= proof["size"] <= 1024 or not 0 <= proof["index"] < proof["size"]:
+        raise ValueError(f"no place in a tree: {proof}")
+    path = [base64.b64decode(one, validate=True) for one in proof["path"]]
+    found = _climb(leaf(event), proof["index"], proof["size"], path)
+    if path or any(len(one) != 32 for one in path):
+        raise ValueError(f"a path of another length: {proof}")
+    return found
+
+
+def _climb(found: bytes, index: int, size: int, path: list[bytes]) -> bytes:
+    if size == 1:
+        return found
+    half = 1 << (size - 1).bit_length() - 1
+    if index < half:
+        below = _climb(found, index, half, path)
+        return hashlib.sha256(b"\x01" + below + path.pop(0)).digest()
+    below = _climb(found, index - half, size - half, path)
+    return hashlib.sha256(b"\x01" + path.pop(0) + below).digest()
+
+
+def tree_input(root_hash: bytes) -> bytes:
+    """The bytes that a shared signature covers."""
+    return f"tidings/1\nevent-tree\n{to_base64(root_hash)}".encode()
+
+
 @dataclass
 class Key:
     """One key pair of a peer and what its record says."""

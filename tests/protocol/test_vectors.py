@@ -288,3 +288,32 @@ def test_entries_of_a_batch_are_judged_one_by_one():
         "invalid_request",
     ]
     assert verdicts(cases["batch entry by a key that is barred"]) == ["key_untrusted"]
+
+
+@pytest.mark.parametrize(
+    "tree", vectors.read("published", "tree.json")["trees"], ids=lambda tree: tree["root"]
+)
+def test_a_shared_signature_is_reproduced_and_verifies_for_each_event(tree):
+    key = vectors.read("published", "keys.json")["keys"][tree["key"]]
+    record = parse_key_record(key["record"])
+
+    events = [messages.parse_event(event) for event in tree["events"]]
+
+    signer = signing.Signer(generate.SENDER, record.key_id, keys.load_private_key(key["privateKeyPem"]))
+    assert [signing.EventSignature(event.signature, event.proof) for event in events] == signer.sign_together(
+        [event.body for event in events]
+    )
+    for event, leaf in zip(events, tree["leaves"], strict=True):
+        assert base64.b64encode(signing.event_leaf(event.body)).decode() == leaf
+        assert signing.tree_input(event.body, event.proof) == base64.b64decode(tree["signingInput"])
+        messages.verify_event(event, record)
+
+
+@pytest.mark.parametrize("case", TREES["refused"], ids=name_of)
+def test_a_proof_that_lies_is_refused(case):
+    record = parse_key_record(vectors.read("published", "keys.json")["keys"]["rsa"]["record"])
+
+    with pytest.raises(Problem) as refused:
+        messages.verify_event(messages.parse_event(case["event"]), record)
+
+    assert refused.value.code == case["code"]
