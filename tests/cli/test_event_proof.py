@@ -18,7 +18,7 @@ from app.federation.peers import message_key
 from app.inbox.receive import handle_incoming_event
 from app.models import Delivery, Direction, Event, PeerKey, SigningKey
 from app.outbox import deliver
-from app.outbox.publish import publish_event
+from app.outbox.publish import NewEvent, publish_event, publish_events
 from app.protocol.keys import Algorithm, KeyStatus, generate, seal
 from app.protocol.messages import parse_event, verify_event
 from tests.cli.conftest import RunFlask
@@ -192,6 +192,30 @@ def test_openssl_checks_the_exported_event_and_its_receipt(
     receipt = orjson.loads((folder / "receipt-1.json").read_bytes())
     assert digest in [entry["digest"] for entry in receipt.get("acks", [receipt])]
     assert orjson.loads((folder / "event.json").read_bytes())["messageId"] == message_id
+
+
+@needs_openssl
+@pytest.mark.parametrize(("number", "index"), [(2, 0), (2, 1), (5, 2), (5, 4)])
+def test_openssl_goes_from_an_event_to_the_root_that_it_shares_a_signature_for(
+    event: RunFlask, scene: Scene, number: int, index: int, tmp_path: Path
+) -> None:
+    published = publish_events(
+        scene.workspace.id, [NewEvent("task.created", {"n": n}) for n in range(number)]
+    )
+    folder = tmp_path / "proof"
+
+    valid, found = results(event, published[index].message_id)
+    event("export", published[index].message_id, "--to", str(folder))
+
+    [lines] = blocks(folder)
+    ran = [run(line, folder) for line in lines]
+    assert (valid, found["signature"]) == (True, "holds")
+    assert {one.returncode for one in ran} == {0}
+    assert ran[0].stdout.strip() == "Verified OK"
+    assert ran[-1].stdout.strip() == "It is in the tree that was signed."
+    altered = folder / "event.leaf"
+    altered.write_bytes(altered.read_bytes().replace(b"task.created", b"task.deleted"))
+    assert [run(line, folder) for line in lines][-1].returncode != 0
 
 
 @needs_openssl
