@@ -29,6 +29,9 @@ SAMPLES = 3
 #: Rows that are looked at for one page, shared by its connections, and the fewest of each.
 _TRAFFIC_ROWS, _FEWEST = 20_000, 500
 
+#: Deliveries that are looked at before a grant is taken back.
+_WITHDRAWN_ROWS = 20_000
+
 _DAY_MS = 86_400_000
 
 #: What is asked for and not decided.
@@ -255,6 +258,42 @@ def recent_matches(workspace_id: int, patterns: Sequence[str]) -> dict[str, tupl
         pattern: (sum(number for name, number in counted if matches(pattern, name)), total)
         for pattern in patterns
     }
+
+
+def withdrawn_by(workspace_id: int, public_id: str) -> tuple[int, bool]:
+    """Deliveries that wait and would go with a grant, and whether there may be more. Raises NotFound."""
+    found = db.session.scalars(
+        sa.select(Subscription).where(
+            Subscription.workspace_id == workspace_id, Subscription.public_id == public_id
+        )
+    ).one_or_none()
+    if found is None:
+        raise NotFound("There is no such subscription in this workspace.")
+    others = db.session.scalars(
+        sa.select(Subscription.granted_event_type).where(
+            Subscription.connection_id == found.connection_id,
+            Subscription.direction == Direction.OUTGOING,
+            Subscription.status == SubscriptionStatus.ACTIVE,
+            Subscription.granted_event_type.is_not(None),
+            Subscription.id != found.id,
+        )
+    ).all()
+    waiting = (
+        sa.select(Delivery.event_type)
+        .where(Delivery.connection_id == found.connection_id, Delivery.state == DeliveryState.PENDING)
+        .limit(_WITHDRAWN_ROWS)
+        .subquery()
+    )
+    counted = db.session.execute(
+        sa.select(waiting.c.event_type, sa.func.count()).group_by(waiting.c.event_type)
+    ).all()
+    pattern = found.granted_event_type or found.event_type
+    number = sum(
+        count
+        for name, count in counted
+        if matches(pattern, name) and not any(other and matches(other, name) for other in others)
+    )
+    return number, sum(count for _, count in counted) == _WITHDRAWN_ROWS
 
 
 def _shown() -> sa.Select[*tuple[Any, ...]]:

@@ -135,6 +135,17 @@ def commands(event_type: str, payload: Any, subject: str = "") -> tuple[str, str
     return flask, curl
 
 
+def subscribe_commands(connection: str, pattern: str) -> tuple[str, str]:
+    """A subscription with `flask` and with curl."""
+    body = json.dumps({"connectionId": connection, "eventType": pattern})
+    curl = (
+        'curl -X POST -H "Authorization: Bearer $TIDINGS_TOKEN" -H "Content-Type: application/json" \\\n'
+        f"  -d {shlex.quote(body)} \\\n"
+        f"  {settings().base_url}/api/v1/federation/events/subscribe"
+    )
+    return f"flask subscription create {shlex.quote(connection)} {shlex.quote(_ascii(pattern))}", curl
+
+
 def get_command(path: str) -> str:
     """curl for a GET of the API."""
     url = f"{settings().base_url}/api/v1/federation{path}"
