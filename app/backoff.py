@@ -31,6 +31,14 @@ def retry_delay(failures: int, rng: Random) -> int:
     return round(delay * rng.uniform(0.8, 1.2))
 
 
+def schedule() -> list[int]:
+    """The waits between tries without their spread, up to the longest, which then repeats."""
+    waits: list[int] = []
+    while not waits or waits[-1] < _LONGEST_DELAY:
+        waits.append(min(_LONGEST_DELAY, _FIRST_DELAY * 3 ** len(waits)))
+    return waits
+
+
 def probe_delay(probes: int) -> int:
     """Wait before the next probe of an open breaker: 30 s, then 1, 2, 4 … at most 60 min; `probes` from 0."""
     return min(_LONGEST_PROBE, _FIRST_PROBE * int(2 ** min(probes, 7)))

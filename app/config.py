@@ -401,6 +401,8 @@ class Config:
     rate_limit_address: int
     retention_days: int
     clock_offset_ms: int
+    #: Names of the settings that were given, by the environment or the `.env` file; the others are defaults.
+    given: frozenset[str] = frozenset()
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], *, make: bool = True) -> "Config":
@@ -422,12 +424,40 @@ class Config:
                 values["secret_key"] = _read_secret_key(path) if path.exists() else ""
         except OSError:
             raise _refusal("DATA_DIR", environ) from None
-        return cls(**values)
+        given = frozenset(setting.name for setting in SETTINGS if environ.get(setting.name, "").strip())
+        return cls(**values, given=given)
 
     @classmethod
     def unchecked(cls) -> "Config":
         """All defaults, whatever the environment says, and nothing made on disk: enough to show help."""
         return cls(**_values({}) | {"secret_key": ""})
+
+
+class Effective(NamedTuple):
+    """One setting as it is in force."""
+
+    setting: Setting
+    #: As people write it; empty for none. A secret is not shown.
+    shown: str
+    is_given: bool
+
+
+def effective(config: Config) -> list[Effective]:
+    """All settings with their values, for people. Secrets are not shown, and neither are passwords in URLs."""
+    return [
+        Effective(
+            setting, _shown(setting, getattr(config, setting.name.lower())), setting.name in config.given
+        )
+        for setting in SETTINGS
+    ]
+
+
+def _shown(setting: Setting, value: Any) -> str:
+    if setting.secret:
+        return "set, and not shown" if value else ""
+    if isinstance(value, tuple | frozenset):
+        return ", ".join(sorted(str(item) for item in value))
+    return "" if value is None else re.sub(r"(://[^:/@\s]*:)[^@\s]*@", r"\1***@", str(value))
 
 
 def _values(environ: Mapping[str, str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ __all__ = [
     "InvalidCursor",
     "InvalidRequest",
     "InvalidState",
+    "LinkSpent",
     "MissingScope",
     "NotFound",
     "Problem",
@@ -21,6 +22,7 @@ __all__ = [
     "RemoteInvalid",
     "RemoteUnreachable",
     "RoleNeeded",
+    "SetupDone",
     "SubscriptionExists",
     "Unauthenticated",
 ]
@@ -52,7 +54,7 @@ class MissingScope(AppError):
 
 
 class RoleNeeded(AppError):
-    """Somebody is signed in, but the role they have here may not do this; the detail names the one that may."""
+    """Somebody is signed in, but with a role that may not do this; the detail names the one that may."""
 
     code = "access_denied"
     status = 403
@@ -62,6 +64,30 @@ class RoleNeeded(AppError):
     def __init__(self, role: str) -> None:
         article = "an" if role[0] in "aeiou" else "a"
         super().__init__(f"This needs {article} {role} of the workspace.", role=role)
+
+
+class LinkSpent(AppError):
+    """The one-time link was used, is too old, or was never made; which of these is not told."""
+
+    code = "not_found"
+    status = 404
+    title = "This link cannot be used"
+    retryable = False
+
+    def __init__(self) -> None:
+        super().__init__("This link was used already, or is too old. Ask for a new one.")
+
+
+class SetupDone(AppError):
+    """The instance has a user, so it is set up."""
+
+    code = "not_found"
+    status = 404
+    title = "This instance is set up"
+    retryable = False
+
+    def __init__(self) -> None:
+        super().__init__("This instance is set up already. Sign in instead.")
 
 
 class ConnectionExists(AppError):

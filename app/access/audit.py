@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from app import clock, log
-from app.database import db
+from app.database import db, transaction
 from app.models import AuditEntry
 
 #: Characters of a value before or after that are kept.
@@ -93,6 +93,20 @@ def record(
             request_id=log.request_id.get(),
         )
     )
+
+
+def note(
+    action: str,
+    object_kind: str,
+    object_id: str,
+    *,
+    before: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
+    workspace_id: int | None = None,
+) -> None:
+    """`record` in a transaction of its own, for what changes no row. Commits."""
+    with transaction():
+        record(action, object_kind, object_id, before=before, after=after, workspace_id=workspace_id)
 
 
 def _text(values: Mapping[str, Any] | None) -> str | None:

@@ -63,7 +63,7 @@ def find(secret: str) -> Identity | None:
     row = db.session.execute(
         sa.select(SignIn.id, SignIn.public_id, SignIn.last_seen_at, User)
         .join(User, User.id == SignIn.user_id)
-        .where(SignIn.secret_hash == _hash(secret), *_holds())
+        .where(SignIn.secret_hash == _hash(secret), *holds())
     ).one_or_none()
     if row is None:
         return None
@@ -80,7 +80,7 @@ def list_live(user_id: int) -> Sequence[SignIn]:
     """The user's sign-ins that hold, the one seen last first."""
     return db.session.scalars(
         sa.select(SignIn)
-        .where(SignIn.user_id == user_id, *_holds())
+        .where(SignIn.user_id == user_id, *holds())
         .order_by(SignIn.last_seen_at.desc(), SignIn.id.desc())
     ).all()
 
@@ -100,7 +100,7 @@ def end_all(user_id: int) -> int:
 def _end(which: sa.ColumnElement[bool]) -> int:
     ended = db.session.execute(
         sa.update(SignIn)
-        .where(which, *_holds())
+        .where(which, *holds())
         .values(ended_at=clock.now_ms())
         .returning(SignIn.id)
         .execution_options(synchronize_session=False)
@@ -108,7 +108,8 @@ def _end(which: sa.ColumnElement[bool]) -> int:
     return len(ended.all())
 
 
-def _holds() -> tuple[sa.ColumnElement[bool], ...]:
+def holds() -> tuple[sa.ColumnElement[bool], ...]:
+    """Conditions under which a row is a sign-in that holds now."""
     now = clock.now_ms()
     return (
         SignIn.ended_at.is_(None),

@@ -15,6 +15,7 @@ from enum import StrEnum
 import sqlalchemy as sa
 
 from app import clock
+from app.access import audit
 from app.database import db, transaction
 from app.models import Token
 from app.protocol.errors import NotFound, invalid
@@ -60,18 +61,24 @@ class Bearer:
 
 
 def create(
-    workspace_id: int, name: str = "token", scopes: Iterable[str] = (Scope.ADMIN,)
+    workspace_id: int,
+    name: str = "token",
+    scopes: Iterable[str] = (Scope.ADMIN,),
+    *,
+    public_id: str | None = None,
 ) -> tuple[Token, str]:
     """Make a token. Returns the row and the secret, which nobody can read again. Commits.
 
-    Raises InvalidRequest for an empty name, no scope or an unknown scope.
+    public_id: its id, a UUID that the caller made up, so that asking twice makes one token; the second time
+    the secret is empty. Raises InvalidRequest for an empty name, no scope, an unknown scope, or an id of
+    another workspace's.
     """
     wanted = _checked_scopes(scopes)
     if not 1 <= len(name) <= 200:
         raise invalid("/name", "a token's name has 1 to 200 characters")
     secret = PREFIX + secrets.token_urlsafe(32)
     token = Token(
-        public_id=str(uuid.uuid4()),
+        public_id=public_id or str(uuid.uuid4()),
         workspace_id=workspace_id,
         name=name,
         prefix=secret[:12],
@@ -80,7 +87,20 @@ def create(
         created_at=clock.now_ms(),
     )
     with transaction():
+        made = db.session.scalar(sa.select(Token).where(Token.public_id == token.public_id))
+        if made is not None:
+            if made.workspace_id != workspace_id:
+                raise invalid("/once", "this form was used already")
+            return made, ""
         db.session.add(token)
+        db.session.flush()
+        audit.record(
+            "token.create",
+            "token",
+            token.public_id,
+            after={"name": name, "prefix": token.prefix, "scopes": wanted},
+            workspace_id=workspace_id,
+        )
     return token, secret
 
 
@@ -105,6 +125,16 @@ def find(secret: str) -> Bearer | None:
     return bearer
 
 
+def get_token(workspace_id: int, public_id: str) -> Token:
+    """One token of the workspace. Raises NotFound."""
+    token = db.session.scalar(
+        sa.select(Token).where(Token.workspace_id == workspace_id, Token.public_id == public_id)
+    )
+    if token is None:
+        raise NotFound("this workspace has no such token")
+    return token
+
+
 def list_tokens(workspace_id: int) -> Sequence[Token]:
     """All tokens of a workspace, revoked ones too, newest first."""
     return db.session.scalars(
@@ -122,6 +152,13 @@ def revoke(workspace_id: int, public_id: str) -> Token:
             raise NotFound("this workspace has no such token")
         if token.revoked_at is None:
             token.revoked_at = clock.now_ms()
+            audit.record(
+                "token.revoke",
+                "token",
+                token.public_id,
+                before={"name": token.name, "prefix": token.prefix, "last_used_at": token.last_used_at},
+                workspace_id=workspace_id,
+            )
     _cache.forget(token.secret_hash)
     return token
 

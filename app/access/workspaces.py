@@ -8,8 +8,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from app import clock
+from app.access import audit
 from app.database import db, transaction
-from app.models import Workspace
+from app.models import Member, Role, Workspace
 from app.protocol.errors import InvalidRequest, NotFound, invalid
 from app.protocol.members import is_slug
 
@@ -34,6 +35,24 @@ def create(slug: str, name: str | None = None, *, is_default: bool = False) -> W
             created_at=clock.now_ms(),
         )
         db.session.add(workspace)
+        db.session.flush()
+        # The default one comes with the instance; nobody makes it.
+        if not is_default:
+            audit.record(
+                "workspace.create",
+                "workspace",
+                workspace.public_id,
+                after={"slug": slug, "name": workspace.name},
+                workspace_id=workspace.id,
+            )
+    return workspace
+
+
+def create_for(user_id: int, slug: str, name: str | None = None) -> Workspace:
+    """Make a workspace whose owner is this user. Commits. Raises InvalidRequest as `create` does."""
+    with transaction():
+        workspace = create(slug, name)
+        db.session.add(Member(user_id=user_id, workspace_id=workspace.id, role=Role.OWNER))
     return workspace
 
 

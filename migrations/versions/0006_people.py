@@ -59,17 +59,38 @@ def upgrade() -> None:
         sa.Column("after", sa.Text(), nullable=True),
         sa.Column("workspace_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
         sa.Column("request_id", sa.String(length=128), nullable=True),
-        sa.ForeignKeyConstraint(
-            ["workspace_id"], ["workspace.id"], name=op.f("fk_audit_entry_workspace_id")
-        ),
+        sa.ForeignKeyConstraint(["workspace_id"], ["workspace.id"], name=op.f("fk_audit_entry_workspace_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_entry")),
     )
     with op.batch_alter_table("audit_entry", schema=None) as batch_op:
         batch_op.create_index("ix_audit_entry_workspace_id_id", ["workspace_id", "id"], unique=False)
         batch_op.create_index("ix_audit_entry_object", ["object_kind", "object_id", "id"], unique=False)
 
+    _only_add()
+
+
+def _only_add() -> None:
+    """Let the database itself refuse to change or remove what the audit log says."""
+    if op.get_bind().dialect.name == "sqlite":
+        for verb in ("update", "delete"):
+            op.execute(
+                f"CREATE TRIGGER audit_entry_no_{verb} BEFORE {verb.upper()} ON audit_entry "
+                "BEGIN SELECT RAISE(ABORT, 'the audit log is only added to'); END"
+            )
+        return
+    op.execute(
+        "CREATE FUNCTION audit_entry_only_add() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'the audit log is only added to'; END $$"
+    )
+    op.execute(
+        "CREATE TRIGGER audit_entry_only_add BEFORE UPDATE OR DELETE ON audit_entry "
+        "FOR EACH ROW EXECUTE FUNCTION audit_entry_only_add()"
+    )
+
 
 def downgrade() -> None:
     op.drop_table("audit_entry")
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("DROP FUNCTION audit_entry_only_add()")
     op.drop_table("sign_in_link")
     op.drop_table("sign_in")

@@ -11,8 +11,9 @@ from flask import Blueprint, Flask, request
 from flask_bootstrap import Bootstrap5
 from flask_wtf.csrf import CSRFProtect, generate_csrf
 
-from app.access import audit
+from app.access.audit import act_as_instance
 from app.web.console import (
+    audit,
     connections,
     dead_letters,
     deliveries,
@@ -20,14 +21,20 @@ from app.web.console import (
     gate,
     jobs,
     keys,
+    members,
     overview,
     pictures,
     preferences,
     replays,
     session,
+    settings,
+    setup,
+    status,
     subscriptions,
+    tokens,
     view,
     words,
+    workspaces,
 )
 from app.web.console.headers import secure
 
@@ -44,6 +51,13 @@ PAGES: Sequence[Blueprint] = (
     keys.bp,
     preferences.bp,
     session.bp,
+    setup.bp,
+    tokens.bp,
+    members.bp,
+    workspaces.bp,
+    audit.bp,
+    settings.bp,
+    status.bp,
 )
 
 #: The rail: group, then (entry, label, icon, path below the workspace or from the root).
@@ -113,7 +127,7 @@ def register(app: Flask) -> None:
     for name in (blueprint.name for blueprint in PAGES):
         app.before_request_funcs.setdefault(name, []).append(_protect)
         app.after_request_funcs.setdefault(name, []).append(secure)
-    app.teardown_request(lambda _error: audit.act_as_instance())
+    app.teardown_request(lambda _error: act_as_instance())
     for blueprint in (*PAGES, pictures.bp):
         app.register_blueprint(blueprint)
 

@@ -1,17 +1,113 @@
 """In and out: the front door, signing in by password or by a one-time link, and signing out."""
 
-from flask import Blueprint, redirect
-from flask.typing import ResponseReturnValue
+import hashlib
+import logging
 
+from flask import Blueprint, redirect, request
+from flask.typing import ResponseReturnValue
+from flask_wtf import FlaskForm
+from wtforms import EmailField, PasswordField
+from wtforms.validators import InputRequired, Length
+
+from app import limits
+from app.access import audit, links, setup, users
+from app.models import User
 from app.web.console import gate
+from app.web.console.view import problems, render_bare
+
+log = logging.getLogger(__name__)
 
 bp = Blueprint("session", __name__)
+
+#: Tries a minute, from one address and for one account.
+TRIES_PER_ADDRESS = 10
+TRIES_PER_ACCOUNT = 20
+
+
+class SignInForm(FlaskForm):
+    """Who, and the proof of it."""
+
+    email = EmailField("Email", validators=[InputRequired("Type your address."), Length(max=320)])
+    password = PasswordField("Password", validators=[InputRequired("Type your password."), Length(max=1_000)])
+
+
+class FirstPasswordForm(FlaskForm):
+    """The password of somebody who was invited."""
+
+    password = PasswordField(
+        "New password", validators=[InputRequired("Choose a password."), Length(max=1_000)]
+    )
+
+
+class LinkForm(FlaskForm):
+    """Nothing but the token against forgery."""
 
 
 @bp.get("/")
 def front_door() -> ResponseReturnValue:
-    """To the workspace of who is signed in, else to the sign-in page."""
+    """To the workspace of who is signed in, else to where they can get in."""
     if not gate.is_signed_in():
-        return redirect("/login", 303)
+        return redirect("/setup" if setup.is_open() else "/login", 303)
     memberships = gate.memberships()
     return redirect(f"/w/{memberships[0].workspace.slug}/" if memberships else "/status", 303)
+
+
+@bp.route("/login", methods=["GET", "POST"])
+def login() -> ResponseReturnValue:
+    """Sign in by password, and go on to where the person wanted to be."""
+    target = gate.local_path(request.values.get("next"))
+    if gate.is_signed_in():
+        return redirect(target, 303)
+    if setup.is_open():
+        return redirect("/setup", 303)
+    form = SignInForm()
+    if form.validate_on_submit():
+        with problems(form):
+            user = _by_password(form.email.data, form.password.data)
+            if user is not None:
+                return _let_in(user, target, "password")
+            form.form_errors.append("The address or the password is wrong.")
+    return render_bare("console/session/sign_in.html", title="Sign in", form=form, next=target)
+
+
+@bp.route("/login/link/<secret>", methods=["GET", "POST"])
+def link(secret: str) -> ResponseReturnValue:
+    """Sign in by a one-time link: a page with a button, so that a look at the link does not use it up."""
+    _charge("sign-in", request.remote_addr or "unknown", TRIES_PER_ADDRESS)
+    user = links.find(secret)
+    form = FirstPasswordForm() if not user.password_hash else LinkForm()
+    if form.validate_on_submit():
+        with problems(form):
+            password = form.password.data if isinstance(form, FirstPasswordForm) else None
+            return _let_in(links.use(secret, password), "/", "link")
+    return render_bare(
+        "console/session/link.html", title="Sign in", form=form, email=user.email, secret=secret
+    )
+
+
+@bp.post("/logout")
+def logout() -> ResponseReturnValue:
+    """Sign out of this browser."""
+    gate.sign_out()
+    return redirect("/login", 303)
+
+
+def _by_password(email: str, password: str) -> User | None:
+    address = request.remote_addr or "unknown"
+    account = hashlib.sha256(email.strip().lower().encode()).hexdigest()[:32]
+    _charge("sign-in", address, TRIES_PER_ADDRESS)
+    _charge("sign-in-account", account, TRIES_PER_ACCOUNT)
+    user = users.authenticate(email, password)
+    if user is None:
+        log.warning("sign_in.refused", extra={"address": address})
+    return user
+
+
+def _charge(bucket: str, key: str, per_minute: int) -> None:
+    limits.check(bucket, key, per_minute=per_minute)
+
+
+def _let_in(user: User, target: str, how: str) -> ResponseReturnValue:
+    gate.sign_in(user)
+    audit.note("user.sign_in", "user", user.public_id, after={"how": how})
+    return redirect(target, 303)

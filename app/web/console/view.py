@@ -79,7 +79,8 @@ def confirm(
 
     form: `confirm_form(...)`. consequences: (how many, what, what becomes of it). button: what is done, in
     words ("Disconnect and cancel 214 deliveries"). back, keep: the way out and its label. hidden: values that
-    the POST must bring along, such as a cut-off. url: where to post, this page if not given.
+    the POST must bring along, such as a cut-off. command: the same from a shell. url: where to post, this page
+    if not given.
     """
     return render(
         "console/confirm.html",
@@ -91,7 +92,7 @@ def confirm(
         consequences=consequences,
         keep=keep,
         warning=warning,
-        shell=command,
+        same_in_shell=command,
         crumbs=crumbs,
         hidden=hidden or {},
         active=active,
