@@ -124,6 +124,14 @@ class EventDelivery(TypedDict):
     deliveredAt: str | None
 
 
+class EventProof(TypedDict):
+    """The place of an event among those that share its signature, and its way to their root (§1.3)."""
+
+    index: int
+    size: int
+    path: list[str]
+
+
 class EventMessageDetails(TypedDict):
     """One event, ours or a peer's."""
 
@@ -143,6 +151,8 @@ class EventMessageDetails(TypedDict):
     deliveredAt: str | None
     signature: str
     keyId: str
+    #: Only of an event that shares its signature with others.
+    proof: NotRequired[EventProof]
     #: Only where one event is shown.
     deliveries: NotRequired[list[EventDelivery]]
 

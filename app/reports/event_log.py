@@ -221,6 +221,7 @@ def _shown() -> sa.Select[*tuple[Any, ...]]:
             Event.event_type,
             Event.body,
             Event.signature,
+            Event.proof,
             Event.key_id,
             Event.status,
             Event.sequence,
@@ -308,7 +309,7 @@ def _one(workspace: str, row: sa.Row[Any], deliveries: _Sum | None) -> EventMess
     delivered_at = row.created_at if row.direction is Direction.INCOMING else None
     if deliveries and row.status in (EventStatus.DELIVERED, EventStatus.PARTIAL):
         delivered_at = deliveries.delivered_at
-    return EventMessageDetails(
+    details = EventMessageDetails(
         id=public_id(IdKind.EVENT, row.id),
         workspaceId=workspace,
         connectionId=row.connection,
@@ -326,3 +327,6 @@ def _one(workspace: str, row: sa.Row[Any], deliveries: _Sum | None) -> EventMess
         signature=row.signature,
         keyId=row.key_id,
     )
+    if row.proof is not None:
+        details["proof"] = orjson.loads(row.proof)
+    return details

@@ -347,3 +347,17 @@ def test_without_redis_an_event_is_taken_all_the_same(make_app: Callable[..., Fl
         answer = Caller(app.test_client(), secret).post("/events/publish", EVENT)
 
         assert (answer.status_code, answer.json["deliveries"]) == (202, 1)
+
+
+def test_an_event_that_shares_its_signature_shows_its_place(caller: Caller) -> None:
+    first, second = caller.post(
+        "/events/publish/batch",
+        {"events": [{"eventType": "task.created", "payload": {"n": n}} for n in range(2)]},
+    ).json["data"]
+    alone = caller.post("/events/publish", {"eventType": "task.created", "payload": {}}).json
+
+    shown = [caller.get(f"/events/messages/{one['messageId']}").json for one in (first, second, alone)]
+
+    assert shown[0]["signature"] == shown[1]["signature"]
+    assert [(one["proof"]["index"], one["proof"]["size"]) for one in shown[:2]] == [(0, 2), (1, 2)]
+    assert "proof" not in shown[2]
