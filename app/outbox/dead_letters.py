@@ -38,7 +38,10 @@ _ATTEMPT = table_of(Attempt)
 
 @dataclass(frozen=True, slots=True)
 class DeliveryFilter:
-    """Which deliveries: status as the API shows it (dead, pending or held), and what narrows it down."""
+    """Which deliveries: status as the API shows it (dead, pending or held), and what narrows it down.
+
+    `open` is pending and held together.
+    """
 
     status: str = "dead"
     #: Public id; one that is not of the workspace matches nothing.
@@ -194,6 +197,8 @@ def _has_status(status: str) -> list[sa.ColumnElement[bool]]:
             return [_DELIVERY.c.state == DeliveryState.PENDING, _DELIVERY.c.connection_id.in_(sending)]
         case "held":
             return [_DELIVERY.c.state == DeliveryState.PENDING, _DELIVERY.c.connection_id.not_in(sending)]
+        case "open":
+            return [_DELIVERY.c.state == DeliveryState.PENDING]
     raise invalid("/filter/status", "only dead, pending and held deliveries can be chosen")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from app import clock
 from app.access import audit
@@ -55,21 +56,47 @@ def start(
     max_items: int | None = None,
     at_once: int | None = AT_ONCE,
     tell: Listener | None = None,
+    public_id: str | None = None,
 ) -> Operation:
     """Send the deliveries of the filter again, or discard them with a reason; the oldest first. Commits.
 
     kind: a discard needs a reason. max_items: at most so many. A set of at most `at_once` (None: any) is done
-    when this returns, with `tell` called after each piece; a larger one is RUNNING.
+    when this returns, with `tell` called after each piece; a larger one is RUNNING. public_id: a UUID of the
+    caller's; if there is an operation with it already, that one is returned and nothing is started.
 
-    Raises InvalidRequest at /filter/status unless it is dead, pending or held.
+    Raises InvalidRequest at /filter/status unless it is dead, pending, held or open.
     """
     if kind is OperationKind.DISCARD and not reason:
         raise ValueError("a discard has a reason")
+    if public_id is not None and (known := _known(workspace_id, public_id)) is not None:
+        return known
+    try:
+        operation = _freeze(workspace_id, kind, chosen, reason, max_items, public_id or str(uuid4()))
+    except IntegrityError:
+        # Two posts of one form at the same time: the other one was faster.
+        if public_id is None or (known := _known(workspace_id, public_id)) is None:
+            raise
+        return known
+    if at_once is not None and operation.total > at_once:
+        wake_operation(operation.id)
+        return operation
+    return work(operation.id, seconds=None, tell=tell)
+
+
+def _freeze(
+    workspace_id: int,
+    kind: OperationKind,
+    chosen: DeliveryFilter,
+    reason: str | None,
+    max_items: int | None,
+    public_id: str,
+) -> Operation:
+    """Write down the operation, with the set as it is now. Commits. Raises IntegrityError for a known id."""
     with transaction():
         now = clock.now_ms()
         snapshot = db.session.scalar(sa.select(sa.func.max(_DELIVERY.c.id))) or 0
         operation = Operation(
-            public_id=str(uuid4()),
+            public_id=public_id,
             workspace_id=workspace_id,
             kind=kind,
             filter=json.dumps(chosen.to_json()),
@@ -89,10 +116,13 @@ def start(
         db.session.add(operation)
         db.session.flush()
         _record(operation, kind.value, {**chosen.to_json(), "deliveries": operation.total, "reason": reason})
-    if at_once is not None and operation.total > at_once:
-        wake_operation(operation.id)
-        return operation
-    return work(operation.id, seconds=None, tell=tell)
+    return operation
+
+
+def _known(workspace_id: int, public_id: str) -> Operation | None:
+    return db.session.scalar(
+        sa.select(Operation).where(Operation.public_id == public_id, Operation.workspace_id == workspace_id)
+    )
 
 
 def _count(workspace_id: int, chosen: DeliveryFilter, snapshot: int, now: int, max_items: int | None) -> int:
