@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from app import clock
+from app.access import audit
 from app.config import settings
 from app.database import db, transaction
 from app.errors import ConnectionExists, RemoteInvalid, RemoteUnreachable
@@ -139,6 +140,7 @@ def initiate(
         db.session.add(connection)
         db.session.flush()
         control = _send_request(connection, workspace)
+        _note("request", connection, {"remoteUrl": document.base_url, "instanceId": document.instance_id})
     return _answered(connection.id, control)
 
 
@@ -152,6 +154,7 @@ def accept(connection_id: int, reason: str | None = None) -> Connection:
         connection = lifecycle.lock(connection_id)
         control = begin_accept(connection)
         connection.reason = reason
+        _note("accept", connection, {"reason": reason})
     return _answered(connection_id, control)
 
 
@@ -187,6 +190,7 @@ def reject(connection_id: int, reason: str | None = None) -> Connection:
     with transaction():
         connection = lifecycle.lock(connection_id)
         control = begin_reject(connection, reason)
+        _note("reject", connection, {"reason": reason})
     return _answered(connection_id, control)
 
 
@@ -217,6 +221,7 @@ def suspend(connection_id: int, reason: str | None = None) -> Connection:
         lifecycle.suspend(connection, by_me=True, reason=reason)
         connection.inbound_open_until = clock.now_ms() + lifecycle.GRACE_MS if was_flowing else None
         control = controls.queue_control(connection, ControlType.CONNECTION_SUSPEND, wire.Reason(reason))
+        _note("suspend", connection, {"reason": reason})
     return _answered(connection_id, control)
 
 
@@ -238,6 +243,7 @@ def resume(connection_id: int, reason: str | None = None) -> Connection:
         connection.reason = reason if not connection.suspended_by_peer else reason or connection.reason
         lifecycle.touch(connection)
         control = controls.queue_control(connection, ControlType.CONNECTION_RESUME, wire.Reason(reason))
+        _note("resume", connection, {"reason": reason})
     return _answered(connection_id, control)
 
 
@@ -250,7 +256,9 @@ def disconnect(connection_id: int, reason: str | None = None) -> Connection:
     with transaction():
         connection = lifecycle.lock(connection_id)
         _allow(connection, Action.DISCONNECT)
+        before = connection.status.value
         control = lifecycle.end_by_us(connection, reason)
+        _note("disconnect", connection, {"reason": reason}, before={"status": before})
     return _answered(connection_id, control)
 
 
@@ -265,6 +273,7 @@ def verify(connection_id: int) -> Verification:
             raise _illegal(connection, "verify")
         control = lifecycle.send_verification(connection)
         controls.hurry(connection_id)
+        _note("ping", connection)
     # By ourselves rather than by a worker: a round trip is measured, and none need be running. Whoever
     # holds the lease already sends ours as well.
     sending.send_controls(connection_id)
@@ -291,6 +300,7 @@ def retry_now(connection_id: int) -> Connection:
         connection = lifecycle.lock(connection_id)
         if connection.status in ENDED:
             raise _illegal(connection, "retry")
+        _note("retry_now", connection, before={"failures": connection.failures, "hold": connection.hold_code})
         lifecycle.end_wait(connection)
         answers.release(connection)
         controls.hurry(connection_id)
@@ -326,6 +336,7 @@ def mark_verified(connection_id: int, by: str, reason: str | None = None) -> Con
         connection.verified_at = clock.now_ms()
         connection.verified_how = json.dumps({"by": by, "reason": reason})
         lifecycle.touch(connection)
+        _note("mark_verified", connection, {"by": by, "reason": reason})
     return _read(connection_id)
 
 
@@ -337,6 +348,9 @@ def keys_accept(connection_id: int) -> Connection:
     with transaction():
         connection = lifecycle.lock(connection_id)
         peer = _expect_review(connection)
+        _note(
+            "keys_accept", connection, {"fingerprints": [k.fingerprint for k in peers.undecided_keys(peer)]}
+        )
         peers.trust_document(peer)
         for other in _reviewed(peer.id):
             other.key_review = False
@@ -358,6 +372,9 @@ def keys_refuse(connection_id: int) -> Connection:
     with transaction():
         connection = lifecycle.lock(connection_id)
         peer = _expect_review(connection)
+        _note(
+            "keys_refuse", connection, {"fingerprints": [k.fingerprint for k in peers.undecided_keys(peer)]}
+        )
         peers.refuse_document_keys(peer)
         for other in _reviewed(peer.id):
             other.key_review = False
@@ -388,6 +405,24 @@ def expire_due(limit: int = 100) -> int:
             if connection.status in WAITING:
                 lifecycle.end(connection, ConnectionStatus.EXPIRED, None)
     return len(due)
+
+
+def _note(
+    verb: str,
+    connection: Connection,
+    after: dict[str, object] | None = None,
+    *,
+    before: dict[str, object] | None = None,
+) -> None:
+    """Into the audit log, in the same transaction."""
+    audit.record(
+        f"connection.{verb}",
+        "connection",
+        connection.public_id,
+        before=before,
+        after=after,
+        workspace_id=connection.workspace_id,
+    )
 
 
 def _answered(connection_id: int, control: ControlOut) -> Connection:
@@ -540,6 +575,7 @@ def _set_paused(connection_id: int, direction: Direction | None, paused: bool) -
         if (outgoing, incoming) == (connection.paused_outgoing, connection.paused_incoming):
             return connection
         lifecycle.touch(connection)
+        _note("pause" if paused else "unpause", connection, {"direction": direction})
         if not connection.paused_outgoing:
             controls.drain_after_commit(connection_id)
     return _read(connection_id)

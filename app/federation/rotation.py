@@ -16,6 +16,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from app import clock
+from app.access import audit
 from app.config import settings
 from app.database import db, transaction
 from app.federation import controls, identity, peers, told
@@ -114,6 +115,7 @@ def revoke(key_id: str) -> SigningKey:
             before = key.status
             _end(key, KeyStatus.REVOKED)
             told.owe(key, before)
+            audit.record("key.revoke", "key", key.key_id, before={"status": before})
     identity.forget()
     return _told(key.key_id)
 
@@ -200,6 +202,7 @@ def _add_next(algorithm: Algorithm, made: GeneratedKey) -> SigningKey:
         db.session.add(key)
         db.session.flush()
         told.owe(key, None)
+        audit.record("key.announce", "key", key.key_id, after={"algorithm": algorithm.value})
     log.info("key.announced", extra={"key_id": key.key_id, "algorithm": algorithm.value})
     return key
 
@@ -214,6 +217,9 @@ def _replace_active(key: SigningKey, ending: KeyStatus) -> None:
     _end(old, ending)
     told.owe(key, KeyStatus.NEXT)
     told.owe(old, KeyStatus.ACTIVE)
+    verb = "revoke" if ending is KeyStatus.REVOKED else "retire"
+    audit.record(f"key.{verb}", "key", old.key_id, before={"status": KeyStatus.ACTIVE})
+    audit.record("key.activate", "key", key.key_id, after={"instead_of": old.key_id})
     log.info("key.activated", extra={"key_id": key.key_id, "before": old.key_id, "before_is": ending.value})
 
 

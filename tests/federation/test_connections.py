@@ -6,7 +6,7 @@ from app import clock
 from app.database import db, transaction
 from app.errors import ConnectionExists, RemoteInvalid, RemoteUnreachable
 from app.federation import connections, identity, lifecycle
-from app.models import Connection, ControlOut, ControlState, Direction, Stream
+from app.models import AuditEntry, Connection, ControlOut, ControlState, Direction, Stream
 from app.protocol.errors import Blocked, InvalidRequest, InvalidState, NotFound
 from app.protocol.states import ConnectionStatus
 from tests.federation.conftest import MakeSide, Pair, Side
@@ -375,3 +375,19 @@ def test_a_resume_ends_the_reason_of_the_suspension_on_both_sides(connected: Pai
     assert before == "we move"
     assert connected.alpha.connection().reason == said
     assert connected.beta.connection().reason == said
+
+
+def test_what_is_done_to_a_connection_stands_in_the_audit_log(connected: Pair) -> None:
+    number, beta = connected.alpha.connection().id, connected.beta
+
+    connected.alpha.do(connections.suspend, number, "stock-taking")
+    connected.alpha.do(connections.pause, number, Direction.INCOMING)
+    connected.alpha.do(connections.pause, number, Direction.INCOMING)
+
+    assert [entry.action for entry in connected.alpha.rows(AuditEntry)] == [
+        "connection.request",
+        "connection.suspend",
+        "connection.pause",
+    ]
+    assert [entry.action for entry in beta.rows(AuditEntry)] == ["connection.accept"]
+    assert connected.alpha.rows(AuditEntry)[1].after == '{"reason":"stock-taking"}'
