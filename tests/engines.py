@@ -87,6 +87,13 @@ class PostgreSQL:
         self._run(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
         self._run(sql.SQL("DROP TABLESPACE IF EXISTS {}").format(sql.Identifier(name)))
 
+    def replace(self, name: str, template: str) -> None:
+        """Make a database a copy of another, whoever is still connected to it."""
+        self.drop(name)
+        self._run(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+        )
+
     def _run(self, statement: sql.Composed) -> None:
         with psycopg.connect(self._admin_url, autocommit=True) as connection:
             connection.execute(statement)
