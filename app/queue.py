@@ -48,6 +48,7 @@ DRAIN = "app.jobs.delivery.drain"
 SEND_CONTROLS = "app.jobs.controls.send"
 CHECK_REQUEST = "app.jobs.maintenance.check_request"
 WORK_OPERATION = "app.jobs.operations.work"
+PURGE = "app.jobs.retention.purge"
 
 #: Jobs that do not go to the queue "maintenance".
 _QUEUE_OF = {DRAIN: DELIVERIES, SEND_CONTROLS: CONTROLS, CHECK_REQUEST: STRANGERS}
@@ -176,7 +177,7 @@ def wake_drain(connection_id: int, failing: bool = False, *, again: bool = False
     again: by a sweep, that finds them due and nobody at work: a job that was made for them before and is not
     in the queue any more went down with its worker.
     """
-    _wake("drain", DELIVERIES_FAILING if failing else DELIVERIES, DRAIN, connection_id, again)
+    _wake("drain", DELIVERIES_FAILING if failing else DELIVERIES, DRAIN, connection_id, again=again)
 
 
 def wake_controls(connection_id: int, *, again: bool = False) -> None:
@@ -184,7 +185,7 @@ def wake_controls(connection_id: int, *, again: bool = False) -> None:
 
     again: as for `wake_drain`.
     """
-    _wake("controls", CONTROLS, SEND_CONTROLS, connection_id, again)
+    _wake("controls", CONTROLS, SEND_CONTROLS, connection_id, again=again)
 
 
 def wake_operation(operation_id: int) -> None:
@@ -197,6 +198,16 @@ def operation_started(operation_id: int) -> None:
     _clear("operation", operation_id)
 
 
+def wake_retention() -> None:
+    """Have what is old deleted. Repeats are one job until the job starts."""
+    _wake("retention", MAINTENANCE, PURGE)
+
+
+def retention_started() -> None:
+    """First thing in a job of the retention: from now on a wake-up means that it is to go on."""
+    _clear("retention")
+
+
 def drain_started(connection_id: int) -> None:
     """First thing in a drain job: from now on a wake-up means new work."""
     _clear("drain", connection_id)
@@ -207,8 +218,8 @@ def controls_started(connection_id: int) -> None:
     _clear("controls", connection_id)
 
 
-def _wake(kind: str, queue_name: str, job_name: str, id_: int, again: bool = False) -> None:
-    flag = f"tidings:wake:{kind}:{id_}"
+def _wake(kind: str, queue_name: str, job_name: str, *ids: int, again: bool = False) -> None:
+    flag = _flag(kind, ids)
 
     def raise_flag() -> bool:
         pipeline = redis_client().pipeline(transaction=False)
@@ -220,14 +231,18 @@ def _wake(kind: str, queue_name: str, job_name: str, id_: int, again: bool = Fal
         return bool(is_first or (again and not length)) and not is_paused
 
     if _best_effort("queue.wake_failed", raise_flag, job=job_name) and not _enqueue(
-        queue_name, job_name, id_
+        queue_name, job_name, *ids
     ):
-        _clear(kind, id_)
+        _clear(kind, *ids)
 
 
-def _clear(kind: str, id_: int) -> None:
+def _flag(kind: str, ids: tuple[int, ...]) -> str:
+    return ":".join(["tidings:wake", kind, *map(str, ids)])
+
+
+def _clear(kind: str, *ids: int) -> None:
     def lower_flag() -> bool:
-        return bool(redis_client().delete(f"tidings:wake:{kind}:{id_}"))
+        return bool(redis_client().delete(_flag(kind, ids)))
 
     _best_effort("queue.clear_failed", lower_flag, job=kind)
 

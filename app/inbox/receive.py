@@ -27,9 +27,10 @@ from app.federation.identity import MAX_EVENT_BYTES, signer_for
 from app.federation.lifecycle import lock, refusal_of_events
 from app.federation.receiving import heard_from
 from app.federation.subscriptions import accepted_patterns
-from app.inbox import acks
+from app.inbox import acks, traces
 from app.inbox.replays import asked_for, note_arrivals
 from app.inbox.stream import MAX_AHEAD, came, fill_ranges, note_head, open_stream, stream_of_epoch
+from app.inbox.traces import Trace
 from app.models import Connection, Direction, Event, EventAlias, EventStatus, Replay, Stream
 from app.protocol.errors import (
     InvalidIssuer,
@@ -200,6 +201,10 @@ def _is_expected(batch: EventBatch, stream: Stream, asked: Mapping[str, Replay])
     )
 
 
+#: In the place of an event's id: it went by age.
+_GONE = 0
+
+
 class _Stored(NamedTuple):
     """A stored event, as far as a repeat is compared with it."""
 
@@ -227,6 +232,8 @@ class _Reception:
         self.stored: dict[str, _Stored] = {}
         #: Number of the stream -> id of the event that has it.
         self.occupied: dict[int, int] = {}
+        #: What is left of those that came so long ago that their text went, by messageId.
+        self.traces: dict[str, Trace] = {}
 
     def take(self, checked: Sequence[Arrival | Problem]) -> list[Verdict]:
         """A verdict for each; what is new, wanted and in time is stored."""
@@ -234,6 +241,7 @@ class _Reception:
         arrivals = [item for item in timely if isinstance(item, Arrival)]
         refusal = refusal_of_events(self.connection, self.now)
         wanted = [] if refusal else self._wanted(arrivals)
+        self._read_traces(arrivals)
         new = self._insert(self._free(wanted))
         rest = [item for item in arrivals if (item.event.message_id, item.sequence) not in new]
         self._look_up(rest)
@@ -252,7 +260,9 @@ class _Reception:
     def repeat(self, checked: Sequence[Arrival | Problem]) -> list[Verdict]:
         """A verdict for each without storing any: DUPLICATE, or why not. For a connection that takes none."""
         timely = [self._in_time(item) for item in checked]
-        self._look_up([item for item in timely if isinstance(item, Arrival)])
+        arrivals = [item for item in timely if isinstance(item, Arrival)]
+        self._read_traces(arrivals)
+        self._look_up(arrivals)
         return [
             item if isinstance(item, Problem) else self._repeated(item) or NotSubscribed() for item in timely
         ]
@@ -281,7 +291,16 @@ class _Reception:
         ]
 
     def _free(self, wanted: list[Arrival]) -> list[Arrival]:
-        """Those whose number no alias has. (The event table itself refuses its own numbers on inserting.)"""
+        """Those whose id and number are not of one that went by age, and whose number no alias has.
+
+        The event table itself refuses its own ids and numbers on inserting.
+        """
+        if self.traces:
+            wanted = [
+                item
+                for item in wanted
+                if item.event.message_id not in self.traces and item.sequence not in self.occupied
+            ]
         stream = self.stream
         if stream is None or not wanted:
             return wanted
@@ -292,6 +311,24 @@ class _Reception:
             return wanted
         self.occupied |= self._aliases(numbers)
         return [item for item in wanted if item.sequence not in self.occupied]
+
+    def _read_traces(self, arrivals: Sequence[Arrival]) -> None:
+        """Look whether what is old, or comes under a number that was spoken of, came before and went by age.
+
+        Nothing else can have left a trace, so that live events cost no look.
+        """
+        old = [
+            item.event.message_id for item in arrivals if item.event.timestamp < self.now - traces.MIN_AGE_MS
+        ]
+        head = self.stream.head_sequence if self.stream is not None else 0
+        numbers = [item.sequence for item in arrivals if item.sequence and item.sequence <= head]
+        found = traces.of_messages(self.connection.id, old) if old else []
+        if self.stream is not None and numbers:
+            found += traces.of_numbers(self.stream.id, numbers)
+        for trace in found:
+            self.traces[trace.message_id] = trace
+            if trace.sequence is not None and self.stream is not None and trace.stream_id == self.stream.id:
+                self.occupied[trace.sequence] = _GONE
 
     def _insert(self, wanted: Sequence[Arrival]) -> set[tuple[str, int | None]]:
         """Store what is new; (messageId, sequence) of each."""
@@ -359,6 +396,9 @@ class _Reception:
 
     def _repeated(self, item: Arrival) -> Verdict | None:
         """The verdict if the id or the number was used before, else None."""
+        trace = self.traces.get(item.event.message_id)
+        if trace is not None:
+            return self._repeated_after_age(item, trace)
         stored = self.stored.get(item.event.message_id)
         holder = None if item.sequence is None else self.occupied.get(item.sequence)
         if stored is None:
@@ -369,6 +409,18 @@ class _Reception:
             return SequenceConflict("the number belongs to another event")
         if holder is None and item.sequence is not None and self.stream is not None:
             self._add_alias(item.sequence, stored.id)
+        return AckStatus.DUPLICATE
+
+    def _repeated_after_age(self, item: Arrival, trace: Trace) -> Verdict:
+        """The verdict on what came before and went by age."""
+        if not trace.is_of(item.event):
+            return MessageIdConflict()
+        is_own = self.stream is not None and (trace.stream_id, trace.sequence) == (
+            self.stream.id,
+            item.sequence,
+        )
+        if item.sequence in self.occupied and not is_own:
+            return SequenceConflict("the number belongs to another event")
         return AckStatus.DUPLICATE
 
     def _add_alias(self, sequence: int, event_id: int) -> None:

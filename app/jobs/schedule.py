@@ -31,7 +31,10 @@ class Periodic(NamedTuple):
 
 
 #: Every job that runs by the clock.
-PERIODIC: tuple[Periodic, ...] = (Periodic("app.jobs.maintenance.sweep", 2.0),)
+PERIODIC: tuple[Periodic, ...] = (
+    Periodic("app.jobs.maintenance.sweep", 2.0),
+    Periodic("app.jobs.retention.start", 60.0),
+)
 
 
 def run(app: Flask, periodic: tuple[Periodic, ...] = PERIODIC) -> None:

@@ -13,6 +13,7 @@ from app.federation.peers import message_key
 from app.inbox import replays
 from app.inbox import stream as streams
 from app.inbox.receive import handle_incoming_event
+from app.inbox.retention import purge_events
 from app.models import Connection, Direction, PeerKey, Subscription
 from app.protocol.errors import (
     ConnectionClosed,
@@ -420,3 +421,51 @@ def test_a_sign_of_life_is_noted(scene, take):
     connection = scene.reload()
     assert connection.last_received_at is not None
     assert connection.retry_at == 0
+
+
+# What came so long ago that its text went by age
+
+
+@pytest.fixture
+def gone(scene, take, stored):
+    """Two events that came under the numbers 1 and 2 and went by age; what they were."""
+    events = {n: scene.peer.event(payload={"n": n}) for n in (1, 2)}
+    take(events)
+    clock.set_offset_ms(31 * DAY_MS)
+    purge_events(scene.workspace.id, clock.now_ms() - 30 * DAY_MS, 100)
+    assert stored() == []
+    return events
+
+
+@pytest.fixture
+def asked(scene, monkeypatch):
+    """A replay that we asked for."""
+    monkeypatch.setattr(connections, "WAIT_S", 0.0)
+    return replays.request(scene.connection.id, replays.Wanted(), requested_by="test").replay_id
+
+
+def test_what_went_by_age_is_a_duplicate_when_it_comes_again(scene, take, stored, gone, asked):
+    ack = take(gone | {3: scene.peer.event()}, replay_id=asked)
+
+    assert outcomes(ack) == ["duplicate", "duplicate", "stored"]
+    assert len(stored()) == 1
+
+
+def test_what_went_by_age_is_known_under_another_number(scene, take, stored, gone, asked):
+    ack = take({3: gone[1]}, replay_id=asked)
+
+    assert outcomes(ack) == ["duplicate"]
+    assert (ack["contiguous"], stored()) == (3, [])
+
+
+def test_its_id_with_other_content_and_its_number_with_another_event_are_conflicts(
+    scene, take, stored, gone, asked
+):
+    forged = scene.peer.event(
+        payload={"n": 9}, message_id=gone[1]["messageId"], timestamp=gone[1]["timestamp"]
+    )
+
+    ack = take({1: forged, 2: scene.peer.event(), 3: scene.peer.event()}, replay_id=asked)
+
+    assert outcomes(ack) == ["message_id_conflict", "sequence_conflict", "stored"]
+    assert len(stored()) == 1
