@@ -150,7 +150,7 @@ def event_facts(workspace_id: int, message_id: str) -> EventFacts:
         event.key_id,
         message["payload"],
         connection_id,
-        peer,
+        None if peer is None else visible(peer),
         event.sequence,
     )
 
@@ -207,7 +207,7 @@ def verdict(event: EventFacts, deliveries: Sequence[DeliveryShown]) -> Verdict:
     tone = "bad" if dead else "warn" if any(d.state in ("held", "retrying") for d in late) else "wait"
     more = f" and {len(late) - 1} more" if len(late) > 1 else ""
     lead = f"{_of(len(arrived), len(going))} it. {first.peer}{more}: {_STANDS[first.state]}."
-    return Verdict(tone, lead, first.said if first.attempts or first.no_retry else "")
+    return Verdict(tone, lead, f"{first.said.rstrip('.')}." if first.attempts or first.no_retry else "")
 
 
 _STANDS = {
@@ -233,7 +233,7 @@ def checks(event: EventFacts, proof: Proof) -> list[Check]:
     found = {finding.check: finding for finding in findings(proof)}
     whose = "ours" if event.direction is Direction.OUTGOING else "theirs"
     rows = [
-        _check("Do the bytes fit the signature?", found["signature"], "yes"),
+        _check("Do the bytes fit the signature?", _shorter(found["signature"], proof), "yes"),
         _check("Was the key valid then?", found["key"], "yes"),
         _check("Is it what was stored?", found["digest"], "yes"),
     ]
@@ -246,6 +246,15 @@ def checks(event: EventFacts, proof: Proof) -> list[Check]:
 def _check(question: str, finding: Finding, yes: str) -> Check:
     answer = {Result.HOLDS: yes, Result.FAILS: "no", Result.MISSING: "not known"}[finding.result]
     return Check(question, finding.result, answer, visible(finding.detail))
+
+
+def _shorter(finding: Finding, proof: Proof) -> Finding:
+    """The finding without what the page shows beside it."""
+    key = proof.event.key
+    if finding.result is not Result.HOLDS or key is None:
+        return finding
+    bytes_ = len(proof.event.signed_bytes)
+    return finding._replace(detail=f"{key.algorithm.value} over the {bytes_:,} bytes below.")
 
 
 def _receipts_check(event: EventFacts, proof: Proof) -> Check:
@@ -365,7 +374,7 @@ def _delivery(
     return DeliveryShown(
         id=delivery["id"],
         connection_id=delivery["connectionId"],
-        peer=receiver.name if receiver else "unknown",
+        peer=visible(receiver.name) if receiver else "unknown",
         receiver=receiver,
         state=state,
         sequence=delivery["sequence"],
@@ -409,9 +418,12 @@ def _said(
     if state == "withdrawn":
         return "The subscription ended before it was sent."
     if attempts:
-        last = attempts[0]
-        return f"{last.outcome}{f': {last.detail}' if last.detail else ''}"
-    return delivery["error"] or "Not tried yet"
+        return _sentence(attempts[0].detail or attempts[0].outcome)
+    return _sentence(delivery["error"] or "not tried yet")
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _receipt_words(receipt: list[Finding]) -> str:

@@ -31,7 +31,7 @@ from app.reports.event_log import bounds
 from app.reports.event_types import types_of
 from app.reports.paging import ListKey, check_limit, read_cursor, write_cursor
 from app.reports.search import PayloadIs, Search
-from app.reports.words import summary
+from app.reports.words import summary, visible
 
 #: What one page may cost, and what one costs that was asked to search on.
 FIRST_MS, FURTHER_MS = 80, 1_000
@@ -515,7 +515,7 @@ def _row(row: sa.Row[Any], deliveries: _Sum, names: dict[int, str]) -> EventRow:
         row.direction,
         row.event_type,
         row.created_at,
-        peer,
+        visible(peer),
         summary(orjson.loads(row.body).get("payload")),
         state,
         words,

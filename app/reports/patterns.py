@@ -89,9 +89,9 @@ def meaning(pattern: str) -> str:
     if pattern == "**":
         return "every event type, also those that come later"
     if pattern.endswith(".**"):
-        return f"everything that begins with {pattern[:-2]}"
+        return f"everything below {pattern[:-3]}, however deep"
     if pattern.endswith(".*"):
-        return f"{pattern[:-2]} and exactly one more segment"
+        return f"{pattern[:-2]} with exactly one more segment"
     return "exactly this event type"
 
 

@@ -14,6 +14,7 @@ from app.protocol.states import SubscriptionStatus
 from app.reports import subscription_list
 from app.reports.patterns import by_first_segment, meaning, mistake_in
 from app.reports.subscription_list import SubscriptionRow
+from app.reports.words import visible
 from app.web.console import publishing
 from app.web.console.forms import confirm_form
 from app.web.console.gate import page
@@ -84,7 +85,7 @@ def new(workspace: Workspace) -> ResponseReturnValue:
     peers = subscription_list.subscribable(workspace.id)
     is_preview = request.method == "GET" or "preview" in request.form
     form = SubscribeForm(formdata=request.form if request.method == "POST" else request.args or None)
-    form.connection.choices = [(one.connection_id, f"{one.peer[:80]} ({one.host})") for one in peers]
+    form.connection.choices = [(one.connection_id, f"{visible(one.peer)[:80]} ({one.host})") for one in peers]
     if not form.connection.data and peers:
         form.connection.data = peers[0].connection_id
     connection, pattern = form.connection.data or "", (form.event_type.data or "").strip()
@@ -126,7 +127,7 @@ def approve(workspace: Workspace, subscription_id: UUID) -> ResponseReturnValue:
         workspace,
         row,
         lambda: subscriptions.approve(workspace.id, row.id),
-        f"{row.peer} receives {row.pattern} from now on.",
+        f"{visible(row.peer)[:80]} receives {row.pattern} from now on.",
     )
 
 
@@ -139,9 +140,11 @@ def reject(workspace: Workspace, subscription_id: UUID) -> ResponseReturnValue:
     if form.validate_on_submit():
         reason = (form.reason.data or "").strip() or None
         act = _call(subscriptions.reject, workspace, row, reason)
-        return _act(workspace, row, act, f"{row.peer} was told that {row.pattern} is not granted.")
+        return _act(
+            workspace, row, act, f"{visible(row.peer)[:80]} was told that {row.pattern} is not granted."
+        )
     return confirm(
-        f"Reject {row.pattern} for {row.peer[:80]}?",
+        f"Reject {row.pattern} for {visible(row.peer)[:80]}?",
         form=form,
         button="Reject",
         back=_tab(workspace, row),
@@ -162,11 +165,11 @@ def revoke(workspace: Workspace, subscription_id: UUID) -> ResponseReturnValue:
     if form.validate_on_submit():
         reason = (form.reason.data or "").strip() or None
         act = _call(subscriptions.revoke, workspace, row, reason)
-        return _act(workspace, row, act, f"{row.peer} does not receive {row.pattern} any more.")
+        return _act(workspace, row, act, f"{visible(row.peer)[:80]} does not receive {row.pattern} any more.")
     number, is_capped = subscription_list.withdrawn_by(workspace.id, row.id)
     waiting = f"{number:,}{'+' if is_capped else ''}"
     return confirm(
-        f"Revoke {row.granted or row.pattern} for {row.peer[:80]}?",
+        f"Revoke {row.granted or row.pattern} for {visible(row.peer)[:80]}?",
         form=form,
         button=f"Revoke and withdraw {waiting} {'delivery' if number == 1 else 'deliveries'}"
         if number
@@ -195,11 +198,11 @@ def cancel(workspace: Workspace, subscription_id: UUID) -> ResponseReturnValue:
             workspace,
             row,
             lambda: subscriptions.unsubscribe_from_event_type(workspace.id, row.connection_id, row.pattern),
-            f"{row.pattern} from {row.peer} is cancelled.",
+            f"{row.pattern} from {visible(row.peer)[:80]} is cancelled.",
         )
     flowed = f"{row.traffic.lately:,}{'+' if row.traffic.is_capped else ''}"
     return confirm(
-        f"Cancel {row.pattern} from {row.peer[:80]}?",
+        f"Cancel {row.pattern} from {visible(row.peer)[:80]}?",
         form=form,
         button="Cancel the subscription",
         back=_tab(workspace, row),
