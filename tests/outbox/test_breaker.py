@@ -55,7 +55,14 @@ def fail(scene, now, times, answer=hang):
 
 
 @pytest.fixture
+def engine() -> str:
+    """When a breaker opens is the same whatever the database is."""
+    return "sqlite"
+
+
+@pytest.fixture
 def now():
+    """A clock that stands still."""
     with clock.frozen_at(clock.now_ms()) as frozen:
         yield frozen
 

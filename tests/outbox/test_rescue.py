@@ -11,11 +11,14 @@ import sqlalchemy as sa
 from app import clock, queue
 from app.database import db, transaction
 from app.federation.leases import new_owner
+from app.federation.lifecycle import lock
 from app.models import Connection, Delivery
 from app.outbox import lease, rescue
 from app.outbox.deliver import drain
 from app.protocol.states import ConnectionStatus, DeliveryState
 from tests.exchange import problem_answer
+
+DAY_MS = 86_400_000
 
 
 @pytest.fixture(autouse=True)
@@ -216,3 +219,75 @@ def test_many_drains_at_once_send_everything_once_and_in_order(scene, publish, a
 
     sequences = [number for batch in scene.peer.sent() for number in batch]
     assert sequences == list(range(1, 61))
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        {"hold_code": "access_denied"},
+        {"key_review": True},
+        {"paused_outgoing": True},
+        {"status": ConnectionStatus.SUSPENDED, "suspended_by_peer": True},
+        {"failures": 9, "network_failures": 9, "breaker_opened_at": 1},
+    ],
+    ids=lambda held: next(iter(held)),
+)
+def test_age_ends_what_is_held_too(scene, publish, rows, held):
+    with clock.frozen_at(clock.now_ms()) as now:
+        publish(2)
+        now.advance(6 * DAY_MS)
+        publish(1)
+        now.advance(DAY_MS + 1)
+        with transaction():
+            connection = lock(scene.connection.id)
+            for name, value in held.items():
+                setattr(connection, name, value)
+            if "failures" in held:
+                connection.retry_at = now.now_ms + 3_600_000
+
+        rescue.sweep()
+
+    assert [(row.state.value, row.error_code) for row in rows()] == [
+        ("dead", "expired"),
+        ("dead", "expired"),
+        ("pending", None),
+    ]
+
+
+def test_a_wait_from_a_clock_that_was_ahead_is_over(scene, publish):
+    publish(1)
+    queue.redis_client().flushdb()
+    with transaction():
+        db.session.execute(sa.update(Connection).values(retry_at=clock.now_ms() + DAY_MS, failures=1))
+
+    assert rescue.sweep() == 1
+
+
+def test_a_lease_from_a_clock_that_was_ahead_is_freed(scene, publish):
+    publish(1)
+    queue.redis_client().flushdb()
+    with clock.frozen_at(clock.now_ms() + DAY_MS), transaction():
+        lease.acquire(scene.connection.id, "elsewhere:1:1:x")
+
+    assert rescue.sweep() == 1
+    assert scene.reload().drain_owner is None
+
+
+def test_a_job_that_went_down_with_its_worker_is_made_again_at_once(scene, publish):
+    publish(1)
+    rescue.sweep()
+    # Taken by a worker that dies before it lowers the flag.
+    queue.queue(queue.DELIVERIES).empty()
+
+    rescue.sweep()
+
+    assert jobs() == [[scene.connection.id]]
+
+
+def test_a_job_that_waits_is_not_made_twice(scene, publish):
+    publish(1)
+    rescue.sweep()
+
+    rescue.sweep()
+
+    assert jobs() == [[scene.connection.id]]
