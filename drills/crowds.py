@@ -5,9 +5,7 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from app import create_app
 from app.access import tokens, workspaces
-from app.config import Config
 from drills.drill import Tally, drill
 from drills.faults import answer_garbage, close_mid_body
 from drills.load import Load
@@ -116,9 +114,8 @@ def _press(publisher: Station) -> None:
 
 def make_workspaces(station: Station, prefix: str, number: int) -> list[str]:
     """Make workspaces by the services that the commands call; a token of each."""
-    app = create_app(Config.from_env(station.environ))
     made = []
-    with app.app_context():
+    with station.inside():
         for which in range(number):
             workspace = workspaces.create(f"{prefix}-{which}")
             made.append(tokens.create(workspace.id)[1])

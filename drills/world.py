@@ -24,7 +24,9 @@ from typing import NamedTuple
 
 import redis
 
-from app import embedded
+from app import create_app, embedded
+from app.config import Config
+from app.database import db
 from drills.drill import Skipped, Tally
 from drills.load import Load
 from drills.proof import Book, Subscriber, compare, wait_until_final
@@ -117,6 +119,15 @@ class Station(Instance):
         self.stop()
         self.environ |= environ
         self.start(init=False)
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """In the block, its services can be called as its own commands call them."""
+        app = create_app(Config.from_env(self.environ))
+        with app.app_context():
+            yield
+            db.session.remove()
+            db.engine.dispose()
 
     def redis(self) -> redis.Redis:
         """A client of its Valkey."""
