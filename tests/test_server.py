@@ -4,7 +4,9 @@ import json
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,22 @@ from app import create_app, server
 from app.config import Config
 from tests.engines import free_port
 
+THREADS = 2
+
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Port of a web server that runs."""
     folder = tmp_path_factory.mktemp("server")
     number = free_port()
-    config = Config.from_env({"DATA_DIR": str(folder), "BIND": f"127.0.0.1:{number}", "WEB_WORKERS": "1"})
+    config = Config.from_env(
+        {
+            "DATA_DIR": str(folder),
+            "BIND": f"127.0.0.1:{number}",
+            "WEB_WORKERS": "1",
+            "WEB_THREADS": str(THREADS),
+        }
+    )
     listener = server.listen(config.bind)
     pid = os.fork()
     if pid == 0:
@@ -82,22 +93,51 @@ def test_what_the_server_refuses_by_itself_is_a_problem_document(
     assert problem["retryable"] is False
 
 
-def test_a_connection_is_kept_for_the_next_request(port: int) -> None:
-    request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
 
+
+def ask(connection: socket.socket) -> bytes:
+    """One more request over a connection that is kept; the beginning of its answer."""
+    connection.sendall(HEALTH)
+    answer = b""
+    while b"\r\n\r\n" not in answer or len(answer) < _whole_length(answer):
+        answer += connection.recv(65536)
+    return answer[:13]
+
+
+def test_a_connection_is_kept_for_the_next_request(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-        for _ in range(3):
-            connection.sendall(request)
-            answer = b""
-            while b"\r\n\r\n" not in answer or len(answer) < _whole_length(answer):
-                answer += connection.recv(65536)
-            assert answer.startswith(b"HTTP/1.1 200 ")
+        answers = [ask(connection) for _ in range(3)]
+
+    assert answers == [b"HTTP/1.1 200 "] * 3
+
+
+def test_connections_that_go_on_and_on_leave_a_thread_for_others(port: int) -> None:
+    stop = threading.Event()
+
+    def go_on() -> int:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            asked = 0
+            while not stop.is_set():
+                asked += ask(connection) == b"HTTP/1.1 200 "
+            return asked
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        busy = [pool.submit(go_on) for _ in range(THREADS)]
+        answers = [exchange(port, HEALTH)[0] for _ in range(5)]
+        stop.set()
+        asked = [one.result(10) for one in busy]
+
+    assert answers == [200] * 5
+    assert min(asked) > 0
 
 
 def test_headers_of_a_request_do_not_change_what_it_is(port: int) -> None:
     forwarded = b"X-Forwarded-Proto: https\r\nX-Forwarded-Protocol: ssl\r\nSCRIPT_NAME: /x\r\n"
 
-    status, _, body = exchange(port, b"GET / HTTP/1.1\r\nHost: evil.example\r\n" + forwarded + b"\r\n")
+    status, _, body = exchange(
+        port, b"GET /api/openapi.json HTTP/1.1\r\nHost: evil.example\r\n" + forwarded + b"\r\n"
+    )
 
     assert status == 200
     assert b"evil.example" not in body
