@@ -109,6 +109,9 @@ def test_the_doctor_goes_on_without_redis_and_tables(make_app: Callable[..., Fla
         "identity",
         "settings",
         "queues",
+        "address",
+        "clocks",
+        "peers",
         "holds",
         "paused",
     }
@@ -120,7 +123,10 @@ def test_metrics_leave_out_what_cannot_be_read(make_app: Callable[..., Flask], t
 
     answer = client.get("/metrics")
 
-    assert (answer.status_code, answer.data) == (200, b"")
+    shown = {line.split("{")[0].split()[0] for line in answer.text.splitlines() if line[:1] != "#"}
+    assert answer.status_code == 200
+    assert shown == {"tidings_check_ok", "tidings_disk_free_bytes"}
+    assert 'tidings_check_ok{check="database"} 0.0' in answer.text.splitlines()
 
 
 def test_a_database_that_is_away_is_named(make_app: Callable[..., Flask]) -> None:
@@ -163,6 +169,9 @@ def test_metrics_count_requests_and_show_what_waits(app: Flask, client: FlaskCli
         'tidings_deliveries_open{status="pending"} 1.0',
         'tidings_deliveries_open{status="dead"} 1.0',
         "tidings_workers 1.0",
+        'tidings_check_ok{check="redis"} 1.0',
+        'tidings_queue_jobs{queue="deliveries"} 0.0',
+        'tidings_connections_ailing{kind="breaker"} 0.0',
     ):
         assert line in text.splitlines()
 
