@@ -11,12 +11,13 @@ import json
 import logging
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import orjson
 import sqlalchemy as sa
 
 from app import clock
+from app.access import audit
 from app.database import db, transaction
 from app.federation import connections, controls, lifecycle, streams
 from app.inbox import holes, stream
@@ -58,8 +59,10 @@ class Wanted:
     event_types: Sequence[str] | None = None
 
 
-def request(connection_id: int, wanted: Wanted, *, requested_by: str) -> Replay:
+def request(connection_id: int, wanted: Wanted, *, requested_by: str, replay_id: str | None = None) -> Replay:
     """Ask the peer to send again what it numbered for us, and wait up to 2 s for its answer. Commits.
+
+    replay_id: a UUID of the caller's; if that was asked for already, it is returned and nothing is sent.
 
     Raises NotFound, InvalidState unless active, InvalidRequest at /toSequence or /until if a range ends
     before it begins, or at /eventTypes/0 and so on for what is no pattern.
@@ -70,23 +73,34 @@ def request(connection_id: int, wanted: Wanted, *, requested_by: str) -> Replay:
         check_pattern(pattern, f"/eventTypes/{place}")
     with transaction():
         connection = lifecycle.lock(connection_id)
+        if replay_id is not None and (known := asked_for(connection_id, [replay_id])):
+            return known[replay_id]
         if connection.status is not ConnectionStatus.ACTIVE:
             raise InvalidState(
                 f"The connection is {connection.status.value}; only an active one can be asked."
             )
-        replay, control_id = _ask(connection, wanted, requested_by)
+        replay, control_id = ask(connection, wanted, requested_by, replay_id)
+        audit.record(
+            "replay.request",
+            "replay",
+            replay.replay_id,
+            after={name: value for name, value in asdict(wanted).items() if value is not None},
+            workspace_id=connection.workspace_id,
+        )
     controls.wait_for_answer(control_id, connections.WAIT_S)
     return db.session.get_one(Replay, replay.id, populate_existing=True)
 
 
-def _ask(connection: Connection, wanted: Wanted, requested_by: str) -> tuple[Replay, int]:
+def ask(
+    connection: Connection, wanted: Wanted, requested_by: str, replay_id: str | None = None
+) -> tuple[Replay, int]:
     """Write it down and queue the message, the connection being locked; with the message's row number."""
     now = clock.now_ms()
     replay = Replay(
         workspace_id=connection.workspace_id,
         connection_id=connection.id,
         direction=Direction.INCOMING,
-        replay_id=str(uuid.uuid4()),
+        replay_id=replay_id or str(uuid.uuid4()),
         state=ReplayState.REQUESTED,
         requested_by=requested_by[:255],
         stream_epoch=wanted.stream_epoch,
@@ -208,6 +222,17 @@ def _end(replay: Replay, state: ReplayState, code: str | None = None, detail: st
     replay.error_code = None if code is None else code[:64]
     replay.error_detail = None if detail is None else detail[:1000]
     replay.updated_at = replay.finished_at = now
+    log.info(
+        "replay.ended",
+        extra={
+            "connection_id": replay.connection_id,
+            "replay_id": replay.replay_id,
+            "state": state.value,
+            "code": code,
+            "count": replay.count,
+            "stored": replay.stored,
+        },
+    )
     db.session.flush()
     db.session.execute(
         sa.update(Stream)
@@ -288,7 +313,7 @@ def _look_at(stream_id: int, connection_id: int) -> None:
         known = _revised(incoming, now)
         if connection.status in ENDED or not known:
             incoming.due_at = None
-        elif not _may_ask(connection):
+        elif not _mayask(connection):
             incoming.due_at = now + LOOK_LATER_MS
         else:
             if not _is_under_way(connection_id):
@@ -319,11 +344,11 @@ def _act(connection: Connection, incoming: Stream, known: Sequence[Hole], now: i
     if plan.ask is not None:
         first, last = plan.ask
         wanted = Wanted(stream_epoch=incoming.epoch, from_sequence=first, to_sequence=last)
-        _ask(connection, wanted, BY_HOLES)
+        ask(connection, wanted, BY_HOLES)
     return plan.holes
 
 
-def _may_ask(connection: Connection) -> bool:
+def _mayask(connection: Connection) -> bool:
     return (
         connection.status is ConnectionStatus.ACTIVE
         and not connection.key_review
