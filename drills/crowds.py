@@ -10,8 +10,7 @@ from drills.drill import Tally, drill
 from drills.faults import answer_garbage, close_mid_body
 from drills.load import Load
 from drills.proof import Subscriber, compare, wait_until_final
-from drills.world import Station, World, connect
-from tests.e2e.instance import subscribe
+from drills.world import Station, World, connect, subscribe
 
 
 class Member(NamedTuple):
@@ -35,7 +34,7 @@ def two_workspaces(world: World) -> Tally:
     with as_workspace(pair.beta, second):
         other = connect(pair.beta, pair.alpha)
         load = world.load(pair._replace(at_beta=other), "two-workspaces")
-    subscribe(pair.beta, pair.alpha, load.event_type, pair.at_beta)
+    subscribe(pair.beta, load.event_type, pair.at_beta)
     with load:
         load.wait_for(world.breath)
     return world.prove(pair, load, [pair.subscriber, Subscriber(pair.beta.book, other)])
@@ -51,7 +50,7 @@ def unsubscribe_in_a_burst(world: World) -> Tally:
             load.wait_for(world.breath)
             pair.beta.post("/events/unsubscribe", wanted)
             load.wait_for(world.breath)
-            subscribe(pair.beta, pair.alpha, load.event_type, pair.at_beta)
+            subscribe(pair.beta, load.event_type, pair.at_beta)
         load.wait_for(world.breath)
     still_open = wait_until_final(pair.books, 60)
     states = pair.alpha.book.deliveries(load.event_type, pair.at_alpha)
@@ -138,6 +137,6 @@ def join(station: Station, publisher: Station, event_type: str, number: int) -> 
     for token in make_workspaces(station, "w", number):
         with as_workspace(station, token):
             connection_id = connect(station, publisher)
-            subscribe(station, publisher, event_type, connection_id)
+            subscribe(station, event_type, connection_id)
         members.append(Member(station, token, connection_id))
     return members

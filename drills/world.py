@@ -32,7 +32,7 @@ from drills.load import Load
 from drills.proof import Book, Subscriber, compare, wait_until_final
 from drills.wire import Wire
 from tests import engines
-from tests.e2e.instance import Instance, subscribe
+from tests.e2e.instance import Instance
 
 #: Parts of an instance that a drill may kill; `up` is the supervisor, with all of them.
 PARTS = ("valkey", "web", "worker 1", "worker 2", "worker failing", "scheduler", "up")
@@ -246,7 +246,7 @@ class World:
     def load(self, pair: Pair, name: str) -> Load:
         """Publishes at alpha events that beta subscribed to, as `drill.<name>.<number>`."""
         event_type = f"drill.{name}.{next(self._numbers)}"
-        subscribe(pair.beta, pair.alpha, event_type, pair.at_beta)
+        subscribe(pair.beta, event_type, pair.at_beta)
         return Load(pair.alpha.own_url, pair.alpha.token, event_type)
 
     def prove(
@@ -292,6 +292,18 @@ def connect(asking: Instance, asked: Instance) -> str:
     here = asking.post("/connections/initiate", {"remoteUrl": asked.base_url})["id"]
     asking.wait_for(lambda one: one.get(f"/connections/{here}")["status"] == "active", "the acceptance")
     return str(here)
+
+
+def subscribe(subscriber: Instance, event_type: str, connection_id: str) -> None:
+    """Subscribe to what is granted at once, and wait for that."""
+    made = subscriber.post("/events/subscribe", {"connectionId": connection_id, "eventType": event_type})
+    subscriber.wait_for(
+        lambda one: any(
+            row["id"] == made["id"] and row["isActive"]
+            for row in one.all(f"/events/subscriptions?connectionId={connection_id}")
+        ),
+        "the grant",
+    )
 
 
 @contextlib.contextmanager
