@@ -212,7 +212,7 @@ def completed(connection_id: int, said: wire.ReplayComplete) -> None:
             until=replay.until,
             event_types=None if replay.event_types is None else json.loads(replay.event_types),
         )
-        _ask(lifecycle.lock(connection_id), wanted, replay.requested_by)
+        ask(lifecycle.lock(connection_id), wanted, replay.requested_by)
 
 
 def _end(replay: Replay, state: ReplayState, code: str | None = None, detail: str | None = None) -> None:
