@@ -313,7 +313,7 @@ def _look_at(stream_id: int, connection_id: int) -> None:
         known = _revised(incoming, now)
         if connection.status in ENDED or not known:
             incoming.due_at = None
-        elif not _mayask(connection):
+        elif not _may_ask(connection):
             incoming.due_at = now + LOOK_LATER_MS
         else:
             if not _is_under_way(connection_id):
@@ -348,7 +348,7 @@ def _act(connection: Connection, incoming: Stream, known: Sequence[Hole], now: i
     return plan.holes
 
 
-def _mayask(connection: Connection) -> bool:
+def _may_ask(connection: Connection) -> bool:
     return (
         connection.status is ConnectionStatus.ACTIVE
         and not connection.key_review

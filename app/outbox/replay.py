@@ -478,8 +478,18 @@ def _advance(replay: Replay, batch: Batch) -> None:
 
 def _note_attempts(batch: Batch, verdicts: Sequence[AckEntry], attempt_id: int) -> None:
     """Add the request to the attempts of each delivery; the one that ended it keeps its number."""
-    ids = [entry.delivery_id for entry in batch.entries]
     connection = db.session.connection()
+    # Retention may have deleted some while they were away: replays reach as far back as it does.
+    ids = set(
+        connection.execute(
+            sa.select(_DELIVERY.c.id)
+            .where(_DELIVERY.c.id.in_([entry.delivery_id for entry in batch.entries]))
+            .order_by(_DELIVERY.c.id)
+            .with_for_update()
+        ).scalars()
+    )
+    if not ids:
+        return
     has_entry = sa.exists().where(
         _ENTRY.c.delivery_id == _DELIVERY.c.id, _ENTRY.c.attempt_id == _DELIVERY.c.attempt_id
     )
@@ -503,6 +513,7 @@ def _note_attempts(batch: Batch, verdicts: Sequence[AckEntry], attempt_id: int) 
                 "error_detail": None if verdict.error is None else verdict.error.detail,
             }
             for entry, verdict in zip(batch.entries, verdicts, strict=True)
+            if entry.delivery_id in ids
         ],
     )
     connection.execute(

@@ -56,7 +56,7 @@ def get_replay(workspace_id: int, replay_id: str) -> ReplayDetails:
     return _details(row.Replay, row.connection)
 
 
-def _shown() -> sa.Select[Any]:
+def _shown() -> sa.Select[Replay, str]:
     return (
         sa.select(Replay, Connection.public_id.label("connection"))
         .join(Connection, Connection.id == Replay.connection_id)

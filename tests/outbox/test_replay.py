@@ -414,6 +414,20 @@ def test_a_replay_is_among_the_attempts_of_an_event_and_leaves_its_receipt(scene
     assert rows()[0].attempt_id == receipt
 
 
+def test_what_retention_takes_while_it_is_sent_again_stops_nothing(scene, delivered):
+    delivered(3)
+    accept(scene)
+
+    def answer(batch):
+        erase(1, 2, 3)
+        return scene.peer.accept(batch)
+
+    scene.peer.answer = answer
+    deliver.drain(scene.connection.id)
+
+    assert (row().state, row().count) == (ReplayState.COMPLETE, 3)
+
+
 def test_nothing_is_sent_again_while_the_connection_is_suspended(scene, delivered):
     delivered(1)
     accept(scene)
