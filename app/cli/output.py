@@ -17,6 +17,7 @@ import orjson
 import sqlalchemy as sa
 from flask.cli import AppGroup
 
+from app.access import audit
 from app.config import settings
 from app.database import missing_file
 from app.errors import InvalidCursor, RemoteError
@@ -101,9 +102,10 @@ def errors_in_one_line() -> Iterator[None]:
 
 
 class Command(click.Command):
-    """A command whose errors are one line."""
+    """A command whose errors are one line, and whose changes are those of the account that types it."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        audit.act_as(audit.shell_account())
         with errors_in_one_line():
             return super().invoke(ctx)
 

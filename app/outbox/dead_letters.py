@@ -258,7 +258,10 @@ def retry_event(workspace_id: int, message_id: str, connection_public_id: str | 
     with transaction():
         # One row for each connection that the event goes to.
         newest = db.session.scalar(sa.select(sa.func.max(_DELIVERY.c.id))) or 0
-        return len(send_again(read_page(meant, 0, newest, MAX_IDS)))
+        taken = len(send_again(read_page(meant, 0, newest, MAX_IDS)))
+        after = {"deliveries": taken, "connectionId": connection_public_id}
+        audit.record("event.retry", "event", message_id, after=after, workspace_id=workspace_id)
+    return taken
 
 
 def send_again(rows: Sequence[Any]) -> set[int]:

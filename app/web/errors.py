@@ -21,6 +21,7 @@ from app.protocol import errors as protocol
 from app.protocol.errors import Problem
 from app.web.console.error_pages import error_page
 from app.web.console.headers import is_page
+from app.web.request_id import shown_path
 
 _log = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ def _answer_gone(_error: ConnectionResetError) -> Response:
 
 def _answer_fault(error: Exception) -> Response:
     """A fault of ours: the log has all of it, the caller nothing but its request id."""
-    _log.error("request.failed", exc_info=error, extra={"method": request.method, "path": request.path})
+    _log.error("request.failed", exc_info=error, extra={"method": request.method, "path": shown_path()})
     return answer_problem(protocol.InternalError("The fault was logged with this request's id."))
 
 

@@ -24,6 +24,9 @@ _PATH_CHARACTERS = 256
 #: Paths that monitors ask every few seconds: counted, not logged.
 _QUIET = frozenset({"ops.healthz", "ops.readyz", "ops.metrics_page", "static"})
 
+#: Paths that go on with a secret.
+_SECRET_BEHIND = ("/login/link/",)
+
 
 def register(app: Flask) -> None:
     """Give every request of the app its id, its log line and its place in the metrics."""
@@ -61,13 +64,21 @@ def _end(response: Response) -> Response:
             "http.answered",
             extra={
                 "method": request.method,
-                "path": request.path[:_PATH_CHARACTERS],
+                "path": shown_path(),
                 "endpoint": endpoint,
                 "status": response.status_code,
                 "ms": round(seconds * 1000, 1),
             },
         )
     return response
+
+
+def shown_path() -> str:
+    """The path for the log, without what is a secret in it."""
+    for prefix in _SECRET_BEHIND:
+        if request.path.startswith(prefix):
+            return f"{prefix}***"
+    return request.path[:_PATH_CHARACTERS]
 
 
 def _forget(_error: BaseException | None) -> None:

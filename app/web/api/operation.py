@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 from flask import Blueprint, Response, request
 from pydantic import BaseModel, TypeAdapter
 
+from app.access import audit
 from app.config import settings
 from app.protocol.errors import NotFound, Problem
 from app.protocol.members import is_uuid
@@ -101,6 +102,7 @@ def _wrapped(operation: Operation, view: View, reads_body: bool) -> View:
     def call(**arguments: Any) -> Response:
         bearer = authenticate(request.headers.get("Authorization"))
         require(bearer, operation.scopes)
+        audit.act_as(audit.Actor("token", bearer.public_id, bearer.prefix, request.remote_addr))
         arguments = {name: _checked_id(text) for name, text in arguments.items()}
         if operation.query is not None:
             arguments["query"] = read_query(request, operation.query)

@@ -11,6 +11,7 @@ from app.database import db
 from app.protocol.errors import Problem
 from app.web.console import gate, view
 from app.web.console.headers import secure
+from app.web.request_id import shown_path
 
 
 class _Said(NamedTuple):
@@ -50,7 +51,7 @@ def error_page(problem: Problem, status: int | None = None) -> Response:
         "detail": problem.detail,
         "fields": [error.detail for error in problem.errors],
         "request_id": g.get("request_id", ""),
-        "what": f"{request.method} {request.path[:200]}",
+        "what": f"{request.method} {shown_path()}",
         "retry": request.full_path.rstrip("?") if request.method == "GET" else None,
     }
     if status >= 500 or not _knows_person():

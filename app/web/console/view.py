@@ -79,8 +79,8 @@ def confirm(
 
     form: `confirm_form(...)`. consequences: (how many, what, what becomes of it). button: what is done, in
     words ("Disconnect and cancel 214 deliveries"). back, keep: the way out and its label. hidden: values that
-    the POST must bring along, such as a cut-off. command: the same from a shell. url: where to post, this page
-    if not given.
+    the POST must bring along, such as a cut-off. command: the same from a shell. url: where to post, this
+    page if not given.
     """
     return render(
         "console/confirm.html",

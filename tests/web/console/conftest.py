@@ -142,6 +142,10 @@ class Console:
         assert answer.status_code == 303, (answer.status_code, answer.text[:500])
         return self.page(answer.headers["Location"])
 
+    def follow_or_read(self, answer: TestResponse) -> Page:
+        """Where a redirect leads, or the page that came instead of one."""
+        return self.follow(answer) if answer.status_code == 303 else read(answer)
+
     def csrf_token(self) -> str:
         """The token that a page would give this browser."""
         with self.client.session_transaction() as session:
