@@ -14,6 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from app.access import audit
 from app.clock import now_ms
 from app.database import db, table_of, transaction
 from app.federation.lifecycle import lock, sending_clause
