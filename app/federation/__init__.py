@@ -6,6 +6,7 @@
     peers          who they are, and which of their keys we trust
     lifecycle      the moves of a connection that both sides cause
     connections    what our people do: preview, initiate, accept, suspend, resume, disconnect, verify
+    look           what is at an address, stage by stage, before anything is sent there
     requests       connection requests of others, from the first byte until a person sees them
     subscriptions  which event types flow, as subscriber and as publisher
     controls       our control messages: numbered, signed, queued

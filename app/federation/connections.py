@@ -110,11 +110,13 @@ def initiate(
     to_workspace: str | None = None,
     note: str | None = None,
     replace: bool = False,
+    fingerprint: str | None = None,
 ) -> Connection:
     """Ask the instance at a URL for a connection. Commits.
 
     to_workspace: slug of its workspace, None for its default one. note: shown to its operators. replace:
-    ask to replace the open connection, if there is one. Returns the connection, `requested`, or what it
+    ask to replace the open connection, if there is one. fingerprint: of the active key that a person has
+    looked at; with another key nothing is sent. Returns the connection, `requested`, or what it
     became within 2 s. Raises InvalidRequest at /remoteUrl, /toWorkspace or /note, RemoteUnreachable,
     RemoteInvalid, Blocked, ConnectionExists.
     """
@@ -125,6 +127,8 @@ def initiate(
     fetched = peers.fetch_peer_document(origin)
     document = fetched.document
     _check_partner(document.instance_id, document.base_url, document.features)
+    if fingerprint not in (None, document.active_key().fingerprint):
+        raise RemoteInvalid(f"{document.name} has another key than the one that you looked at.")
     with transaction():
         workspace = lock_workspace(workspace_id)
         existing = _find_pair(workspace_id, document.instance_id, to_workspace)

@@ -172,7 +172,7 @@ def _tiles(workspace: Workspace, seen: Traffic, here: str) -> list[Tile]:
             "" if share is None else "%",
             f"{about}of {words.count(ended, 'delivery', 'deliveries')}",
             thinned([_share(good, bad) for good, bad in zip(delivered, dead, strict=True)]),
-            f"{here}/deliveries?status=delivered",
+            f"{here}/deliveries?state=delivered",
         ),
         Tile(
             "Time to ack, p95",
@@ -187,7 +187,7 @@ def _tiles(workspace: Workspace, seen: Traffic, here: str) -> list[Tile]:
             "",
             "nothing waits" if oldest is None else f"oldest {words.when(oldest)}",
             thinned(seen.bars[Mark.WAITING]),
-            f"{here}/deliveries?status=pending",
+            f"{here}/deliveries?state=open",
         ),
         Tile(
             "Dead letters",
