@@ -260,8 +260,9 @@ def retry_event(workspace_id: int, message_id: str, connection_public_id: str | 
         # One row for each connection that the event goes to.
         newest = db.session.scalar(sa.select(sa.func.max(_DELIVERY.c.id))) or 0
         taken = len(send_again(read_page(meant, 0, newest, MAX_IDS)))
-        after = {"deliveries": taken, "connectionId": connection_public_id}
-        audit.record("event.retry", "event", message_id, after=after, workspace_id=workspace_id)
+        if taken:
+            after = {"deliveries": taken, "connection": connection_public_id}
+            audit.record("event.retry", "event", message_id, after=after, workspace_id=workspace_id)
     return taken
 
 

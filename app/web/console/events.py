@@ -10,9 +10,7 @@ from uuid import UUID
 from flask import Blueprint, Response, request, stream_with_context
 from flask.typing import ResponseReturnValue
 
-from app.access import audit
 from app.config import settings
-from app.database import transaction
 from app.models import Direction, Role, Workspace
 from app.outbox.dead_letters import retry_event
 from app.protocol.errors import NotFound
@@ -211,16 +209,7 @@ def file(workspace: Workspace, message_id: UUID, name: str) -> ResponseReturnVal
 def retry(workspace: Workspace, message_id: UUID) -> ResponseReturnValue:
     """Send it again, now: over one connection, or wherever it did not arrive."""
     connection = RetryForm().connection.data or None
-    with transaction():
-        taken = retry_event(workspace.id, str(message_id), connection)
-        if taken:
-            audit.record(
-                "event.retry",
-                "event",
-                str(message_id),
-                after={"deliveries": taken, "connection": connection},
-                workspace_id=workspace.id,
-            )
+    taken = retry_event(workspace.id, str(message_id), connection)
     back = f"{_home(workspace)}/{message_id}"
     if not taken:
         return redirect_refused(back, "Nothing was sent again: it has arrived, or is being sent now.")
