@@ -234,9 +234,7 @@ def _next_suspended(connection: Connection, waiting: int) -> Next:
 
 
 def _next_active(connection: Connection, waiting: int) -> Next:
-    held = (
-        f"{waiting:,} deliveries are held in order and use up no attempts." if waiting else "Nothing waits."
-    )
+    held = _held(waiting)
     if connection.key_review:
         return Next(
             "bad",
@@ -277,9 +275,10 @@ def _next_active(connection: Connection, waiting: int) -> Next:
 def _held(waiting: int) -> str:
     if not waiting:
         return "Nothing waits."
-    number = f"more than {WAITING_CAP:,}" if waiting > WAITING_CAP else f"{waiting:,}"
-    many = "delivery is held and uses" if waiting == 1 else "deliveries are held in order and use"
-    return f"{number[:1].upper()}{number[1:]} {many} up no attempts."
+    if waiting == 1:
+        return "1 delivery is held and uses up no attempts."
+    number = f"More than {WAITING_CAP:,}" if waiting > WAITING_CAP else f"{waiting:,}"
+    return f"{number} deliveries are held in order and use up no attempts."
 
 
 def _cause(connection: Connection) -> str:

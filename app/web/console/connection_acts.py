@@ -124,7 +124,8 @@ def mark_verified(workspace: Workspace, connection_id: UUID) -> ResponseReturnVa
     connection = one(workspace, connection_id)
     form = ComparedForm()
     if form.validate_on_submit():
-        whom = f", with {form.whom.data.strip()}" if form.whom.data.strip() else ""
+        given = (form.whom.data or "").strip()
+        whom = f", with {given}" if given else ""
         with problems(form):
             connections.mark_verified(
                 connection.id, by=gate.current_user().email, reason=f"{form.how.data}{whom}"
@@ -159,7 +160,7 @@ def reject(workspace: Workspace, connection_id: UUID) -> ResponseReturnValue:
     url = one_url(workspace, connection.public_id)
     if form.validate_on_submit():
         with problems(form):
-            connections.reject(connection.id, form.reason.data.strip() or None)
+            connections.reject(connection.id, (form.reason.data or "").strip() or None)
             return redirect_done(url, "Rejected.")
     return confirm(
         f"Reject the request of {name_of(connection)}?",
@@ -184,7 +185,7 @@ def disconnect(workspace: Workspace, connection_id: UUID) -> ResponseReturnValue
     form = confirm_form(None if is_request else host_of(connection), reason="Reason, which they are told")
     if form.validate_on_submit():
         with problems(form):
-            connections.disconnect(connection.id, form.reason.data.strip() or None)
+            connections.disconnect(connection.id, (form.reason.data or "").strip() or None)
             return redirect_done(url, "The request is taken back." if is_request else "Disconnected.")
     if is_request:
         return _confirm_withdrawal(workspace, connection, form)

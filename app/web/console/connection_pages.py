@@ -17,6 +17,7 @@ from app.reports.times import parse_rfc3339
 from app.web.console.connection_frame import ONE, bp, one, show
 from app.web.console.connections_forms import ComparedForm, KeyReviewForm
 from app.web.console.gate import page
+from app.web.console.stream import stream_context
 
 #: Rows of the short lists of events and deliveries.
 _SHORT = 20
@@ -118,6 +119,20 @@ def deliveries(workspace: Workspace, connection_id: UUID) -> ResponseReturnValue
             )
             for row in found.data
         ],
+    )
+
+
+@bp.get(f"{ONE}/stream")
+@page(Role.VIEWER)
+def stream(workspace: Workspace, connection_id: UUID) -> ResponseReturnValue:
+    """Up to where both directions are complete, what is missing, and why."""
+    connection = one(workspace, connection_id)
+    return show(
+        workspace,
+        connection,
+        "stream",
+        connection_id=connection.public_id,
+        **stream_context(workspace.id, connection.public_id),
     )
 
 

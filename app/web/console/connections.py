@@ -93,8 +93,8 @@ def send(workspace: Workspace) -> ResponseReturnValue:
                 made = connections.initiate(
                     workspace.id,
                     form.address.data,
-                    form.to_workspace.data.strip() or None,
-                    form.note.data.strip() or None,
+                    _text(form.to_workspace.data),
+                    _text(form.note.data),
                     form.replace.data,
                     form.fingerprint.data,
                 )
@@ -106,6 +106,10 @@ def send(workspace: Workspace) -> ResponseReturnValue:
     if seen.preview is None:
         return _show_new(workspace, AddressForm(formdata=None, address=seen.typed), seen)
     return _show_preview(workspace, form, seen)
+
+
+def _text(given: str | None) -> str | None:
+    return (given or "").strip() or None
 
 
 def _exists(workspace: Workspace, form: RequestForm, problem: ConnectionExists) -> ResponseReturnValue:

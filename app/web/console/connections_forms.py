@@ -2,6 +2,7 @@
 
 from flask_wtf import FlaskForm
 from wtforms import BooleanField, HiddenField, PasswordField, RadioField, StringField, TextAreaField
+from wtforms.fields.choices import SelectChoice
 from wtforms.validators import InputRequired, Length
 
 
@@ -31,9 +32,9 @@ class ComparedForm(FlaskForm):
     how = RadioField(
         "How did you compare?",
         choices=[
-            ("by phone or video call", "By phone or video call"),
-            ("in person", "In person"),
-            ("over another channel that we trust", "Over another channel that we trust"),
+            SelectChoice("by phone or video call", "By phone or video call"),
+            SelectChoice("in person", "In person"),
+            SelectChoice("over another channel that we trust", "Over another channel that we trust"),
         ],
         default="by phone or video call",
     )
