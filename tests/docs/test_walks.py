@@ -23,6 +23,7 @@ pytestmark = [
         ("README.md", ("8201", "8202")),
         ("docs/tutorial/first-event.md", ("8201", "8202")),
         ("docs/how-to/connect-two-instances.md", ("8201", "8202")),
+        ("docs/how-to/back-up-and-restore.md", ("8201", "8202")),
     ],
 )
 def test_the_commands_of_a_page_do_what_it_says(page: str, ports: tuple[str, str], tmp_path: Path) -> None:
