@@ -20,7 +20,7 @@ from app import clock
 from app.database import db, transaction
 from app.federation import answers, controls, identity, lifecycle, peers, subscriptions
 from app.federation.consequences import plugged
-from app.models import Connection, ControlReceived, Direction, Subscription
+from app.models import Connection, ControlReceived, Direction, SigningKey, Subscription
 from app.protocol import control as wire
 from app.protocol.control import (
     ControlType,
@@ -32,8 +32,8 @@ from app.protocol.control import (
 )
 from app.protocol.errors import ConnectionClosed, InvalidState, KeyUntrusted, Problem, invalid
 from app.protocol.event_types import is_subset
-from app.protocol.keys import merge_changed_keys
-from app.protocol.signing import Signer
+from app.protocol.keys import KeyStatus, merge_changed_keys
+from app.protocol.signing import Kind, Signer
 from app.protocol.states import (
     ENDED,
     ENDED_SUBSCRIPTION,
@@ -54,7 +54,7 @@ _SEEN_EVERY_MS = 1_000
 
 
 class Answered(NamedTuple):
-    """What is sent back, byte by byte the same for a repeat."""
+    """What is sent back, the same for a repeat; only a signature that counts no more is made anew."""
 
     status_code: int
     body: str
@@ -89,7 +89,8 @@ def receive(connection_id: int, message: VerifiedControl, request_id: str | None
     try:
         check_control_sequence(message.control_sequence, connection.last_control_in)
         verdict = _decide(connection, message)
-        answered = _answer(message, verdict, identity.signer_for(connection_id))
+        # By the key as it is now: an answer that a revoked one signed would be kept, and never believed.
+        answered = _answer(message, verdict, identity.signer_for(connection_id, fresh=True))
     except Problem as problem:
         if problem.status == 429 or problem.status >= 500:
             raise
@@ -110,7 +111,21 @@ def stored_answer(connection_id: int, message: VerifiedControl) -> Answered | No
     )
     if stored is None or not is_repeat(message, stored.digest):
         return None
+    answered = Answered(stored.status_code, stored.answer)
+    if answered.is_problem:
+        return answered
+    ack = orjson.loads(stored.answer)
+    if not _is_believed(ack.pop("keyId")):
+        del ack["signature"]
+        ours = identity.signer_for(connection_id, fresh=True)
+        stored.answer = ours.sign_to_wire(Kind.CONTROL_ACK, ack).decode()
     return Answered(stored.status_code, stored.answer)
+
+
+def _is_believed(key_id: str) -> bool:
+    """Whether what one of our keys signed counts still: it was not revoked since, nor lost."""
+    status = db.session.scalar(sa.select(SigningKey.status).where(SigningKey.key_id == key_id))
+    return status not in (None, KeyStatus.REVOKED)
 
 
 def keep_answer(connection_id: int, message: wire.ControlMessage, answered: Answered) -> None:

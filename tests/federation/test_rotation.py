@@ -417,3 +417,42 @@ def test_after_a_person_trusts_the_new_keys_all_that_waited_goes(
     assert beta.rows(Connection)[0].hold_code is None
     assert [message_id for message_id, _ in stored(alpha)] == [event]
     assert [row.state for row in beta.rows(Delivery)] == [DeliveryState.DELIVERED]
+
+
+def test_the_answer_to_a_repeat_is_signed_anew_if_its_key_was_revoked(pair: Pair) -> None:
+    alpha, beta = pair.alpha, pair.beta
+    [old] = keys_of(beta)
+    pair.subscribe()
+    asked = alpha.rows(ControlOut)[-1]
+    new = beta.do(rotation.announce).key_id
+    pair.settle()
+    beta.do(rotation.revoke, old)
+    pair.settle()
+
+    with alpha.app.app_context(), transaction():
+        db.session.execute(
+            sa.update(ControlOut).where(ControlOut.id == asked.id).values(state=ControlState.WAITING)
+        )
+    pair.settle()
+
+    again = alpha.rows(ControlOut, ControlOut.id == asked.id)[0]
+    assert [orjson.loads(row.answer or "")["keyId"] for row in (asked, again)] == [old, new]
+    assert (again.state, again.answer_status) == (ControlState.ANSWERED, asked.answer_status)
+
+
+def test_a_process_that_has_not_noticed_a_revocation_signs_no_answer_by_that_key(pair: Pair) -> None:
+    alpha, beta = pair.alpha, pair.beta
+    [old] = keys_of(beta)
+    new = beta.do(rotation.announce).key_id
+    pair.settle()
+    with beta.app.app_context():
+        stale = dict(identity._known)
+    beta.do(rotation.revoke, old)
+    pair.settle()
+    identity._known.update(stale)
+
+    say_something(alpha)
+
+    said = alpha.rows(ControlOut)[-1]
+    assert said.state is ControlState.ANSWERED
+    assert orjson.loads(said.answer or "")["keyId"] == new
