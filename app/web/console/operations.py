@@ -262,7 +262,7 @@ def _preview(workspace: Workspace, chosen: Chosen) -> Found:
     rows = [
         Row(
             by_id[group.connection_id],
-            group.error or "",
+            group.error or _waits_for(by_id[group.connection_id]),
             group.count,
             group.oldest_at,
             _then(chosen.kind, by_id[group.connection_id]),
@@ -283,10 +283,15 @@ def _then(kind: OperationKind, receiver: Receiver) -> str:
     if receiver.obstacle:
         return f"held: {receiver.obstacle}"
     if receiver.is_probed:
-        return "one probe carries the first; the others follow if it is answered"
+        return "one probe carries the first at once; the others follow if it is answered"
     if receiver.failures:
         return "tried at once: a retry ends the wait after failures"
     return "sent at once"
+
+
+def _waits_for(receiver: Receiver) -> str:
+    """The error of the connection, which its deliveries wait for without one of their own."""
+    return receiver.wait_code if receiver.failures else ""
 
 
 def _warning(receiver: Receiver) -> str:

@@ -52,23 +52,27 @@ def share(epoch: EpochDetails) -> float:
 def scope(replay: Any) -> str:
     """What a replay was asked for, in words. replay: ReplayDetails, or a dictionary with its names."""
     parts = [
-        _between("number", replay["fromSequence"], replay["toSequence"]),
-        _between("time", _short(replay["since"]), _short(replay["until"])),
+        _between("number ", _number(replay["fromSequence"]), _number(replay["toSequence"])),
+        _between("", _short(replay["since"]), _short(replay["until"])),
     ]
     if replay["eventTypes"]:
         parts.append("of " + ", ".join(replay["eventTypes"]))
     return ", ".join(part for part in parts if part) or "all that is kept"
 
 
-def _between(noun: str, first: Any, last: Any) -> str:
+def _between(noun: str, first: str | None, last: str | None) -> str:
     if first is None and last is None:
         return ""
     if last is None:
-        return f"from {noun} {first} on"
+        return f"from {noun}{first} on"
     if first is None:
-        return f"up to {noun} {last}"
-    return f"{noun} {first}" if first == last else f"{noun} {first} to {last}"
+        return f"up to {noun}{last}"
+    return f"{noun}{first}" if first == last else f"{noun}{first} to {last}"
+
+
+def _number(sequence: int | None) -> str | None:
+    return None if sequence is None else f"{sequence:,}"
 
 
 def _short(text: str | None) -> str | None:
-    return None if text is None else text[:19].replace("T", " ") + " UTC"
+    return None if text is None else text[:16].replace("T", " ") + " UTC"

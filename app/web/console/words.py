@@ -25,7 +25,7 @@ def _looks() -> dict[str, Look]:
         ("warn", "exclamation-triangle-fill"): (
             "retrying failing unverified partial keyReview key_review draining late missing"
         ),
-        ("bad", "x-lg"): "dead rejected bad_signature revoked failed lost",
+        ("bad", "x-lg"): "dead rejected refused bad_signature revoked failed lost",
         ("hold", "pause-fill"): "suspended paused held",
         ("off", "dash-lg"): (
             "cancelled expired disconnected unsubscribed retired finished idle unknown withdrawn closed ended"

@@ -5,13 +5,11 @@ import uuid
 
 import pytest
 import sqlalchemy as sa
-from flask import g, render_template_string
 
 from app.clock import now_ms
 from app.database import db, transaction
-from app.models import AuditEntry, ControlOut, Direction, Replay, ReplayState, Role, Stream
+from app.models import AuditEntry, ControlOut, Direction, Replay, ReplayState, Stream
 from app.protocol.states import ConnectionStatus
-from app.web.console.stream import stream_context
 from tests.web.console.conftest import Console
 from tests.web.console.lanes import Lane, another_workspace, make_lane
 
@@ -109,13 +107,19 @@ def test_replays_of_both_ways_are_listed_with_progress_and_counts(console: Conso
     page = console.page("replay")
 
     served, ours = page.rows("#replays")
-    assert ours[1:7] == ["in", lane.name, "number 101 to 200", "by itself", "running", "50 %"]
-    assert ours[7:11] == ["50", "48", "1", "2/s"]
-    assert served[1:7] == [
+    assert ours[1:7] == [
+        "in",
+        lane.name,
+        "number 101 to 200 asked for by us, for holes",
+        "running",
+        "50 %",
+        "50",
+    ]
+    assert ours[6:10] == ["50", "48", "1", "2/s"]
+    assert served[1:6] == [
         "out",
         lane.name,
-        "from time 1970-01-01 00:00:00 UTC on, of task.*",
-        "the peer",
+        "from 1970-01-01 00:00 UTC on, of task.* asked for by the peer",
         "complete",
         "100 %",
     ]
@@ -130,7 +134,7 @@ def test_a_dry_run_says_what_would_be_asked_and_asks_nothing(console: Console, l
     page = console.post_page("replay", form)
 
     words = page.one("#dry-run").get_text(" ")
-    assert f"{lane.name} is asked for from number 1401 on, of task.*, order.placed." in words
+    assert f"{lane.name} is asked for from number 1,401 on, of task.*, order.placed." in words
     assert "At most 600 events come again, fewer by time and type" in words
     assert "50 numbers are missing here now." in words
     assert page.fields("/w/default/replay")["from_sequence"] == "1401"
@@ -223,14 +227,11 @@ def test_the_stream_of_a_connection_says_what_is_missing_and_where_to_ask(
 ) -> None:
     make_stream(lane, head_sequence=100, contiguous=40, ranges="[[51, 100]]")
     make_stream(lane, Direction.OUTGOING, head_sequence=7, contiguous=7)
-    context = stream_context(lane.workspace.id, lane.connection.public_id)
-    place = {"workspace": lane.workspace, "connection_id": lane.connection.public_id}
 
-    with console.app.test_request_context():
-        g.role = Role.OPERATOR
-        text = render_template_string("{% include 'console/stream/_status.html' %}", **context, **place)
+    page = console.page(f"connections/{lane.connection.public_id}/stream")
 
-    assert "Complete up to 40" in text
-    assert "10 numbers that did not arrive" in text
-    assert f"/replay/new?connection={lane.connection.public_id}&amp;from=41&amp;to=50" in text
-    assert "Complete up to 7" in text
+    assert "Complete up to 40 of 100" in page.text
+    assert "10 numbers that did not arrive" in page.text
+    again = f"/w/default/replay/new?connection={lane.connection.public_id}&from=41&to=50"
+    assert page.link("Ask again") == again
+    assert "Complete up to 7 of 7" in page.text
