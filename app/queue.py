@@ -49,6 +49,7 @@ SEND_CONTROLS = "app.jobs.controls.send"
 CHECK_REQUEST = "app.jobs.maintenance.check_request"
 WORK_OPERATION = "app.jobs.operations.work"
 PURGE = "app.jobs.retention.purge"
+RECONCILE = "app.jobs.reconciliation.begin"
 
 #: Jobs that do not go to the queue "maintenance".
 _QUEUE_OF = {DRAIN: DELIVERIES, SEND_CONTROLS: CONTROLS, CHECK_REQUEST: STRANGERS}

@@ -199,6 +199,10 @@ def _verified(connection: Connection, control: ControlOut, ack: VerifiedControlA
         release(connection)
 
 
+def _compared(connection: Connection, control: ControlOut, ack: VerifiedControlAck) -> None:
+    plugged().reconcile_answered(connection.id, controls.payload_of(control), ack.payload)
+
+
 def _replay_begins(connection: Connection, control: ControlOut, _ack: VerifiedControlAck) -> None:
     plugged().replay_answered(connection.id, controls.payload_of(control)["replayId"], None, None)
 
@@ -265,6 +269,7 @@ _ON_CONNECTION: dict[ControlType, Callable[[Connection, ControlOut, VerifiedCont
     ControlType.KEYS_CHANGED: _keys_known,
     ControlType.VERIFICATION: _verified,
     ControlType.REPLAY_REQUEST: _replay_begins,
+    ControlType.RECONCILE: _compared,
 }
 _ON_SUBSCRIPTION: dict[ControlType, SubscriptionAckHandler] = {
     ControlType.SUBSCRIPTION_REQUEST: _answered_request,

@@ -7,8 +7,9 @@ happened here, inside the transaction of the change, so that cause and effect ar
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from app.protocol.control import ReplayComplete, ReplayRequest
+from app.protocol.control import Reconcile, ReplayComplete, ReplayRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,10 @@ class Consequences:
     replay_answered: Callable[[int, str, str | None, str | None], object]
     #: (connection_id, complete): the peer has sent again what we asked for.
     replay_completed: Callable[[int, ReplayComplete], object]
+    #: (connection_id, request): the peer compares what it has with what we have. The payload of the answer.
+    reconcile_asked: Callable[[int, Reconcile], dict[str, Any]]
+    #: (connection_id, our payload, payload of the answer): what the peer said to a comparison of ours.
+    reconcile_answered: Callable[[int, dict[str, Any], dict[str, Any] | None], object]
 
 
 _plugged: list[Consequences] = []

@@ -36,8 +36,9 @@ from app.protocol.signing import Signer
 
 #: What we speak.
 VERSIONS = (SPEC_VERSION,)
-#: Features of §2 that we have: signatures of Ed25519 keys are verified, and those of trees of events.
-FEATURES = ("ed25519", "tree")
+#: Features of §2 that we have: signatures of Ed25519 keys are verified, those of trees of events, and that
+#: both sides compare what was sent with what was stored.
+FEATURES = ("ed25519", "tree", "reconcile")
 #: Name and version.
 SOFTWARE = ("Tidings", VERSION)
 

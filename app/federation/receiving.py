@@ -386,6 +386,11 @@ def _replay_complete(connection: Connection, message: VerifiedControl) -> Verdic
     return Verdict("complete")
 
 
+def _reconcile(connection: Connection, message: VerifiedControl) -> Verdict:
+    payload = plugged().reconcile_asked(connection.id, message.payload_as(wire.Reconcile))
+    return Verdict(connection.status.value, payload)
+
+
 def _request_again(_connection: Connection, _message: VerifiedControl) -> Verdict:
     raise InvalidState("the connection exists")
 
@@ -428,5 +433,6 @@ _HANDLERS: dict[ControlType, Callable[[Connection, VerifiedControl], Verdict]] =
     ControlType.SUBSCRIPTION_CANCEL: _subscription_cancel,
     ControlType.REPLAY_REQUEST: _replay_request,
     ControlType.REPLAY_COMPLETE: _replay_complete,
+    ControlType.RECONCILE: _reconcile,
     ControlType.GAP: _gap,
 }

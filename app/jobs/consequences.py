@@ -3,6 +3,7 @@
 from app.federation.consequences import Consequences, plug
 from app.inbox import replays, stream
 from app.outbox import dispatch, replay, withdraw
+from app.reconciliation import run
 
 
 def plug_in() -> None:
@@ -20,6 +21,8 @@ def plug_in() -> None:
             replay_asked=replay.accept,
             replay_answered=replays.answered,
             replay_completed=replays.completed,
+            reconcile_asked=run.asked,
+            reconcile_answered=run.answered,
         )
     )
 

@@ -10,6 +10,7 @@ from app.federation import connections, peers, receiving, requests, sending, sub
 from app.inbox import replays
 from app.jobs.aside import may_wait
 from app.outbox import heartbeats, operations, replay, rescue
+from app.reconciliation import run as reconciliation
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ def _tell_keys() -> None:
 STEPS: tuple[Callable[[], object], ...] = (
     rescue.sweep,
     operations.wake_due,
+    reconciliation.sweep,
     _tell_keys,
     sending.wake_due,
     replay.wake_due,

@@ -23,7 +23,7 @@ from app.config import settings
 from app.database import Model, db, table_of, transaction
 from app.federation.controls import OPEN as OPEN_CONTROL
 from app.inbox import retention as incoming
-from app.models import ControlOut, IdempotencyKey, Operation, Replay, Workspace
+from app.models import ControlOut, IdempotencyKey, Operation, Reconciliation, Replay, Workspace
 from app.outbox import retention as outgoing
 from app.outbox.retention import Place
 
@@ -108,7 +108,7 @@ def _walks(before_ms: int, pace: Pace) -> Iterator[Iterator[int]]:
     yield _ended(IdempotencyKey, IdempotencyKey.created_at, clock.now_ms() - IDEMPOTENCY_MS, pace)
     closed = ControlOut.state.not_in(OPEN_CONTROL)
     yield _ended(ControlOut, ControlOut.created_at, before_ms, pace, closed)
-    for model in (Replay, Operation):
+    for model in (Replay, Operation, Reconciliation):
         yield _ended(model, model.finished_at, before_ms, pace)
 
 

@@ -34,6 +34,7 @@ class Periodic(NamedTuple):
 PERIODIC: tuple[Periodic, ...] = (
     Periodic("app.jobs.maintenance.sweep", 2.0),
     Periodic("app.jobs.retention.start", 60.0),
+    Periodic("app.jobs.reconciliation.begin_due", 60.0),
 )
 
 

@@ -14,6 +14,7 @@ from app.models.instance import Instance, KeyTold, SigningKey
 from app.models.operation import Operation, OperationKind, OperationState
 from app.models.peer import Peer, PeerKey
 from app.models.people import AuditEntry, SignIn, SignInLink
+from app.models.reconciliation import Reconciliation, ReconciliationState
 from app.models.replay import OPEN_REPLAY, Replay, ReplayState
 from app.models.stream import Stream, StreamGap
 from app.models.subscription import Subscription
@@ -45,6 +46,8 @@ __all__ = [
     "OperationState",
     "Peer",
     "PeerKey",
+    "Reconciliation",
+    "ReconciliationState",
     "Replay",
     "ReplayState",
     "Role",

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, NewType, TypeVar
 
 from app.protocol.canonical import canonical_message
+from app.protocol.comparison import Side, Summary, read_summaries
 from app.protocol.errors import AuthenticationFailed, MessageIdConflict, Problem, SequenceConflict, invalid
 from app.protocol.event_types import check_pattern
 from app.protocol.keys import KeyRecord, parse_key_records
@@ -60,6 +61,7 @@ class ControlType(StrEnum):
     REPLAY_REQUEST = "replay.request"  #: asks for events again
     REPLAY_COMPLETE = "replay.complete"  #: ends a replay
     GAP = "gap"  #: tells what will never come
+    RECONCILE = "reconcile"  #: compares what was sent with what was stored
 
 
 #: What `POST /incoming/connection` takes; `/incoming/subscription` takes the rest (§7).
@@ -271,6 +273,24 @@ class ReplayComplete:
 
 
 @dataclass(frozen=True, slots=True)
+class Reconcile:
+    """`side`: what the one that asks is in the stream; `ranges`: what it holds of it."""
+
+    reconciliation_id: str
+    side: Side
+    stream_epoch: str
+    ranges: tuple[Summary, ...]
+
+    def to_wire(self) -> Payload:
+        return {
+            "reconciliationId": self.reconciliation_id,
+            "side": self.side.value,
+            "streamEpoch": self.stream_epoch,
+            "ranges": [one.to_wire() for one in self.ranges],
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Gap:
     """Inclusive on both ends."""
 
@@ -302,6 +322,7 @@ ControlPayload = (
     | ReplayRequest
     | ReplayComplete
     | Gap
+    | Reconcile
 )
 
 
@@ -454,6 +475,15 @@ def _parse_gap(payload: Object, pointer: str) -> Gap:
     return gap
 
 
+def _parse_reconcile(payload: Object, pointer: str) -> Reconcile:
+    return Reconcile(
+        reconciliation_id=read_uuid(payload, "reconciliationId", pointer),
+        side=read_choice(payload, "side", pointer, Side),
+        stream_epoch=read_uuid(payload, "streamEpoch", pointer),
+        ranges=read_summaries(payload, pointer),
+    )
+
+
 _PARSERS: dict[ControlType, Callable[[Object, str], ControlPayload]] = {
     ControlType.CONNECTION_REQUEST: _parse_connection_request,
     ControlType.CONNECTION_ACCEPT: _parse_connection_accept,
@@ -472,6 +502,7 @@ _PARSERS: dict[ControlType, Callable[[Object, str], ControlPayload]] = {
     ControlType.REPLAY_REQUEST: _parse_replay_request,
     ControlType.REPLAY_COMPLETE: _parse_replay_complete,
     ControlType.GAP: _parse_gap,
+    ControlType.RECONCILE: _parse_reconcile,
 }
 
 Wanted = TypeVar("Wanted")

@@ -129,6 +129,7 @@ _CONNECTION_ROWS: dict[ControlType | Inbound, _Row] = {
     ControlType.VERIFICATION: (_403, _409, _409, _KEEP, _KEEP, _410),
     ControlType.HEARTBEAT: (_403, _409, _409, _KEEP, _KEEP, _410),
     ControlType.GAP: (_403, _409, _409, _KEEP, _KEEP, _410),
+    ControlType.RECONCILE: (_403, _409, _409, _KEEP, _KEEP, _410),
     ControlType.KEYS_CHANGED: (_403, _KEEP, _KEEP, _KEEP, _KEEP, _410),
     ControlType.SUBSCRIPTION_CANCEL: (_403, _409, _409, _KEEP, _KEEP, _410),
     ControlType.REPLAY_COMPLETE: (_403, _409, _409, _KEEP, _KEEP, _410),

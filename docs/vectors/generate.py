@@ -14,9 +14,11 @@ from typing import Any
 
 from app.protocol import control, http_signature, keys, messages, signing
 from app.protocol.canonical import canonical, loads
+from app.protocol.comparison import Held, Side, summarise
 from app.protocol.control import ControlType
 from app.protocol.event_types import is_pattern, is_subset, matches
 from app.protocol.keys import KeyRecord, KeyStatus
+from app.protocol.members import encode_base64
 from app.protocol.messages import AckEntry, AckError, AckStatus
 from app.protocol.signing import Kind, Signer
 from docs.vectors.cast import (
@@ -197,7 +199,18 @@ def make_payloads(pairs: dict[str, Pair]) -> dict[ControlType, control.ControlPa
         ),
         ControlType.REPLAY_COMPLETE: control.ReplayComplete(uuid("replay"), 100, True, 101),
         ControlType.GAP: control.Gap(EPOCH, 3, 5, control.GapReason.WITHDRAWN),
+        ControlType.RECONCILE: control.Reconcile(
+            uuid("reconciliation"),
+            Side.PUBLISHER,
+            EPOCH,
+            (summarise(1, 3, _held()), summarise(4, 64, _held())),
+        ),
     }
+
+
+def _held() -> dict[int, Held]:
+    """Two events under the numbers 1 and 3."""
+    return {n: Held(n, uuid(f"event {n}"), encode_base64(sha256(b"%d" % n).digest())) for n in (1, 3)}
 
 
 def make_controls(pairs: dict[str, Pair]) -> list[tuple[Kind, str, dict[str, Any]]]:

@@ -17,6 +17,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "cli web",
         "supervisor",
         "server jobs",
+        "reconciliation",
         "outbox inbox reports",
         "federation",
         "access",

@@ -23,6 +23,8 @@ ACCEPT = {
 HEARTBEAT = {"streamEpoch": ID, "headSequence": 0, "oldestSequence": 1}
 SUBSCRIBE = {"subscriptionId": ID, "eventType": "a.*", "leaseSeconds": 60}
 GRANT = {"eventType": "a.*", "leaseExpiresAt": 1, "streamEpoch": ID, "nextSequence": 1}
+RANGE = {"fromSequence": 1, "toSequence": 2, "count": 2, "root": "A" * 43 + "="}
+COMPARE = {"reconciliationId": ID, "side": "publisher", "streamEpoch": ID, "ranges": [RANGE]}
 GAP = {"streamEpoch": ID, "fromSequence": 1, "toSequence": 1, "reason": "expired"}
 
 
@@ -93,6 +95,13 @@ def test_type_of_the_other_endpoint_is_refused(ed25519_signer):
         ("gap", GAP | {"fromSequence": 2}, "/toSequence"),
         ("gap", GAP | {"toSequence": 1_000_001}, "/toSequence"),
         ("gap", GAP | {"reason": 1}, "/reason"),
+        ("reconcile", COMPARE | {"side": "both"}, "/side"),
+        ("reconcile", COMPARE | {"ranges": []}, "/ranges"),
+        ("reconcile", COMPARE | {"ranges": [RANGE] * 65}, "/ranges"),
+        ("reconcile", COMPARE | {"ranges": [RANGE, RANGE]}, "/ranges/1/fromSequence"),
+        ("reconcile", COMPARE | {"ranges": [RANGE | {"fromSequence": 3}]}, "/ranges/0/toSequence"),
+        ("reconcile", COMPARE | {"ranges": [RANGE | {"toSequence": 10_001}]}, "/ranges/0/toSequence"),
+        ("reconcile", COMPARE | {"ranges": [RANGE | {"root": "AA=="}]}, "/ranges/0/root"),
     ],
     ids=str,
 )

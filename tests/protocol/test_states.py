@@ -50,7 +50,7 @@ PRINTED = {
     "connection.suspend": [403, 409, 409, "suspended", "suspended", 410],
     "connection.resume": [403, 409, 409, "same", "active", 410],
     "connection.disconnect": [403, "disconnected", "disconnected", "disconnected", "disconnected", "same"],
-    "verification heartbeat gap": [403, 409, 409, "same", "same", 410],
+    "verification heartbeat gap reconcile": [403, 409, 409, "same", "same", 410],
     "keys.changed": [403, "same", "same", "same", "same", 410],
     "subscription.cancel replay.complete": [403, 409, 409, "same", "same", 410],
     "subscription.request subscription.approve": [403, 409, 409, "same", "stopped", 410],

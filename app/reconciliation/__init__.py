@@ -1,0 +1,1 @@
+"""Comparing with a peer what was sent with what was stored, and mending what differs."""
