@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bench import sick
 from bench.probe import signatures_per_second
 from bench.work import Pair
 from tests import engines
@@ -22,10 +23,11 @@ class Size:
     events: int = 5_000
     lone: int = 200
     waiting: int = 100_000
+    waiting_for_dead: int = 5_000
     yardstick_s: float = 2.0
 
 
-SMOKE = Size(events=200, lone=5, waiting=500, yardstick_s=0.2)
+SMOKE = Size(events=200, lone=5, waiting=500, waiting_for_dead=500, yardstick_s=0.2)
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ WANTED = {
     "second": (0.2, 0.2),
     "rest": (350.0, 350.0),
     "growth": (50.0, 50.0),
+    # Within what two runs of the same thing differ by.
+    "sick": (0.2, 0.2),
 }
 
 
@@ -98,6 +102,22 @@ def measure(engine: str, pair: Pair, size: Size) -> Iterator[Figure]:
     yield Figure(
         engine, "second subscriber, publisher's CPU to the first", "x", second, wanted("second"), True
     )
+    yield from _sick(engine, pair, size, wanted("sick"))
+
+
+def _sick(engine: str, pair: Pair, size: Size, wanted: float | None) -> Iterator[Figure]:
+    """What sick peers cost healthy ones."""
+    costs = sick.measure(pair, size.lone, size.waiting_for_dead, size.events)
+    dead = f"lone event beside {size.waiting_for_dead:,} for a dead peer, growth"
+    yield Figure(engine, dead, "x", costs.growth(costs.beside_dead), wanted, True)
+    hanging = f"lone event as {sick.HANGING} peers begin to hang, growth"
+    yield Figure(engine, hanging, "x", costs.growth(costs.beside_hanging), wanted, True)
+    worst = sorted(costs.beside_hanging)[int(len(costs.beside_hanging) * 0.99)]
+    yield Figure(engine, "lone event beside peers that hang, p99", "ms", worst, None, True)
+    loss = costs.rate_alone / costs.rate_beside - 1
+    yield Figure(engine, "W1 beside them, time by which it is longer", "x", loss, wanted, True)
+    outage = costs.rate_after_outage / costs.rate_alone
+    yield Figure(engine, "drain after an outage, to W1", "x", outage, 1.0, False)
 
 
 def _rate(engine: str, name: str, rate: float, yardstick: float, wanted: float) -> Figure:

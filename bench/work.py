@@ -22,7 +22,12 @@ from tests.e2e.instance import Instance
 EVENT_TYPE = "bench.w1"
 #: Makes an event of 1 KB with its envelope and signature left out.
 _TEXT = "x" * 900
-_OPEN = "SELECT 1 FROM delivery WHERE state IN ('pending', 'sending') LIMIT 1"
+#: Only what is for a healthy peer: what waits for a sick one stays.
+_OPEN = "SELECT 1 FROM delivery WHERE state IN ('pending', 'sending') AND event_type = 'bench.w1' LIMIT 1"
+_DROP_SICK = (
+    "UPDATE connection SET status = 'disconnected' WHERE id IN"
+    " (SELECT connection_id FROM subscription WHERE event_type LIKE 'sick.%')"
+)
 _DEADLINE_S = 600.0
 
 
@@ -113,7 +118,7 @@ class Pair:
 
     def batches(self, events: int, size: int, clients: int) -> Run:
         """Publish in batches and wait until all are acknowledged and recorded."""
-        body = json.dumps({"events": [_event(n) for n in range(size)]}).encode()
+        body = publish_body(EVENT_TYPE, size)
         return self._run(events // size, size, "/events/publish/batch", body, clients)
 
     def singles(self, events: int, clients: int) -> Run:
@@ -186,12 +191,10 @@ class Pair:
 
     def growth_while_draining(self, waiting: int) -> float:
         """Most MB that a process of either instance grew by while so many deliveries were drained."""
-        for connection in self.connections:
-            self.alpha.post(f"/connections/{connection}/pause", {"direction": "outgoing"})
         size = min(waiting, 500)
-        body = json.dumps({"events": [_event(n) for n in range(size)]}).encode()
-        self.publish(waiting // size, "/events/publish/batch", body, 2)
-        before, most, next_look = self._memory(), 0.0, 0.0
+        with self.held_back():
+            self.publish(waiting // size, "/events/publish/batch", publish_body(EVENT_TYPE, size), 2)
+            before, most, next_look = self._memory(), 0.0, 0.0
 
         def look() -> None:
             nonlocal most, next_look
@@ -200,12 +203,24 @@ class Pair:
                 now = self._memory()
                 most = max([most, *(size - before[pid] for pid, size in now.items() if pid in before)])
 
-        for connection in self.connections:
-            self.alpha.post(f"/connections/{connection}/unpause", {"direction": "outgoing"})
         self.wait_until_delivered(look)
         next_look = 0.0
         look()
         return most
+
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Publish meanwhile what waits for all healthy peers, and goes at the end."""
+        for connection in self.connections:
+            self.alpha.post(f"/connections/{connection}/pause", {"direction": "outgoing"})
+        yield
+        for connection in self.connections:
+            self.alpha.post(f"/connections/{connection}/unpause", {"direction": "outgoing"})
+
+    def drop_sick(self) -> None:
+        """Let nothing more be tried over the connections of `bench.sick`."""
+        with self._database.begin() as connection:
+            connection.execute(sa.text(_DROP_SICK))
 
     def _memory(self) -> dict[int, float]:
         return probe.memory_mb(self._root(self.alpha)) | probe.memory_mb(self._root(self.beta))
@@ -235,6 +250,12 @@ class Pair:
             yield call
         finally:
             connection.close()
+
+
+def publish_body(event_type: str, size: int) -> bytes:
+    """The body of a batch of so many events."""
+    events = [{**_event(number), "eventType": event_type} for number in range(size)]
+    return json.dumps({"events": events}).encode()
 
 
 def _event(number: int) -> dict[str, object]:

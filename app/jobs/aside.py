@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 #: Jobs of one process that may wait aside.
 PLACES = 32
 #: As long as this a call outside is waited for, in seconds: most answers come sooner.
-PATIENCE_S = 0.05
+PATIENCE_S = 0.02
 
 _places = threading.BoundedSemaphore(PLACES)
 _aside: set[threading.Thread] = set()

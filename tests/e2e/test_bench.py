@@ -15,7 +15,7 @@ def test_a_small_run_of_the_benchmark_measures_every_figure(tmp_path, engine):
 
     assert done.returncode == 0, done.stderr[-2000:]
     figures = json.loads(out.read_text())
-    assert len(figures) == 11
+    assert len(figures) == 16
     assert all(figure["engine"] == engine for figure in figures)
     assert all(figure["measured"] > 0 for figure in figures if figure["unit"] in ("/s", "ms"))
     assert done.stdout.count("\n") == len(figures)
