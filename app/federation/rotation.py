@@ -142,6 +142,22 @@ def wait_for_peers(key: SigningKey, wait_s: float) -> None:
     db.session.rollback()
 
 
+def tell_again() -> int:
+    """Have the open peers that do not know our newest key told once more, now. How many. Commits each."""
+    following = _next_key()
+    key = (
+        following
+        or db.session.scalars(sa.select(SigningKey).where(SigningKey.status == KeyStatus.ACTIVE)).one()
+    )
+    told.tell()
+    lacking = told.unaware(key)
+    for peer in lacking:
+        with transaction():
+            controls.hurry(peer.connection_id)
+            controls.wake_after_commit(peer.connection_id)
+    return len(lacking)
+
+
 def reencrypt() -> Reencrypted:
     """Seal all private keys under SECRET_KEY that are sealed under SECRET_KEY_PREVIOUS. Commits; all or none.
 
