@@ -171,3 +171,43 @@ def test_accepted_connections_do_not_wait_for_nagle(tmp_path: Path) -> None:
         accepted, _ = listener.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+
+def test_a_request_in_hand_is_answered_before_the_end(tmp_path: Path) -> None:
+    number = free_port()
+    config = Config.from_env({"DATA_DIR": str(tmp_path), "BIND": f"127.0.0.1:{number}", "WEB_WORKERS": "1"})
+    listener = server.listen(config.bind)
+    (told_r, told_w), (go_r, go_w) = os.pipe(), os.pipe()
+    app = create_app(config)
+
+    def slow() -> str:
+        os.write(told_w, b"x")
+        os.read(go_r, 1)
+        return "done"
+
+    app.add_url_rule("/slow", view_func=slow)
+    pid = os.fork()
+    if pid == 0:
+        code: object = 1
+        try:
+            server.serve(app, config, listener)
+        except SystemExit as end:
+            code = end.code
+        finally:
+            os._exit(code if isinstance(code, int) else 1)
+    listener.close()
+
+    with socket.create_connection(("127.0.0.1", number), timeout=10) as connection:
+        connection.sendall(b"GET /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        os.read(told_r, 1)
+        os.kill(pid, signal.SIGTERM)
+        os.write(go_w, b"x")
+        answer = b""
+        while received := connection.recv(65536):
+            answer += received
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"done")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    for end in (told_r, told_w, go_r, go_w):
+        os.close(end)

@@ -13,7 +13,8 @@ from rq.registry import FailedJobRegistry
 from rq.serializers import JSONSerializer
 
 from app import queue
-from app.jobs import worker
+from app.jobs import aside, worker
+from app.transport import waiting
 from tests.conftest import MakeApp
 from tests.engines import until
 
@@ -157,3 +158,29 @@ def test_the_absence_of_redis_is_one_line_and_its_return_another(
         "worker.redis_away",
         "worker.redis_back",
     ]
+
+
+def wait_outside(name: str, seconds: float) -> None:
+    """A job that is outside, as a call to a peer that hangs, until somebody signals."""
+    with waiting.outside():
+        queue.wait_for(name, seconds)
+    queue.signal(f"{name} is over")
+
+
+hang = aside.may_wait(wait_outside)
+
+
+def test_jobs_that_wait_aside_are_finished_before_the_end(app: Flask, running: int) -> None:
+    for name in ("a", "b"):
+        queue.enqueue("tests.jobs.test_worker.hang", name, 20)  # type: ignore[arg-type]
+    # Both are begun by the one worker, or this would not be done before they end.
+    queue.enqueue("app.queue.signal", "third")  # type: ignore[arg-type]
+    assert queue.wait_for("third", 10)
+
+    os.kill(running, signal.SIGTERM)
+    queue.signal("a")
+    queue.signal("b")
+
+    assert os.waitstatus_to_exitcode(os.waitpid(running, 0)[1]) == 0
+    assert queue.wait_for("a is over", 0.1)
+    assert queue.wait_for("b is over", 0.1)
