@@ -42,6 +42,10 @@ KINDS: dict[str, Kind] = {
     "app.jobs.maintenance.refresh_peer": Kind("Read the instance document", Names.PEER),
     "app.jobs.maintenance.sweep": Kind("Sweep", Names.NOTHING),
     "app.jobs.operations.work": Kind("Work off an operation", Names.NOTHING),
+    "app.jobs.retention.start": Kind("Look for what is kept too long", Names.NOTHING),
+    "app.jobs.retention.purge": Kind("Delete what was kept long enough", Names.NOTHING),
+    "app.jobs.reconciliation.begin_due": Kind("Look for streams to compare", Names.NOTHING),
+    "app.jobs.reconciliation.begin": Kind("Compare a stream with the peer", Names.CONNECTION),
 }
 
 

@@ -101,7 +101,7 @@ def receivers_of_peers(workspace_ids: Collection[int], peer_ids: Collection[int]
         .where(Connection.peer_id.in_(peer_ids), Connection.workspace_id.in_(workspace_ids))
         .group_by(Connection.peer_id)
     )
-    pairs = dict(db.session.execute(newest).tuples().all())
+    pairs = {peer: number for peer, number in db.session.execute(newest)}
     found = receivers(workspace_ids, list(pairs.values()))
     return {peer: found[number] for peer, number in pairs.items() if peer and number in found}
 
