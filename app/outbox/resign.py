@@ -1,8 +1,8 @@
 """Resign: a further signature for events that cannot be sent with the one they have.
 
-Those whose key was revoked before they arrived are signed again by the key in use. The messageId stays, so
-a peer that has the event already answers `duplicate`. The former signature is kept, for receipts may speak
-of it.
+Those whose key was revoked before they arrived, or lost, are signed again by the key in use. The messageId
+stays, so a peer that has the event already answers `duplicate`. The former signature is kept, for receipts
+may speak of it.
 
 Those that share a signature (§1.3) are signed by themselves for a peer that does not take that; the event
 keeps the shared one, and its own stands beside it.
@@ -59,13 +59,13 @@ class Signed(NamedTuple):
 
 
 def revoked_among(key_ids: set[str]) -> set[str]:
-    """Those of our keys that are revoked."""
+    """Those whose word counts no more: keys of ours that are revoked, or that we know no more."""
     if not key_ids:
         return set()
-    found = db.session.connection().execute(
-        sa.select(_KEY.c.key_id).where(_KEY.c.key_id.in_(key_ids), _KEY.c.status == KeyStatus.REVOKED)
+    good = db.session.connection().execute(
+        sa.select(_KEY.c.key_id).where(_KEY.c.key_id.in_(key_ids), _KEY.c.status != KeyStatus.REVOKED)
     )
-    return set(found.scalars())
+    return key_ids - set(good.scalars())
 
 
 def sign_again(event_ids: Sequence[int]) -> dict[int, Signed]:

@@ -7,9 +7,10 @@ import pytest
 import sqlalchemy as sa
 
 from app import clock
+from app.config import settings
 from app.database import db, transaction
 from app.federation import connections
-from app.federation.identity import list_keys, record_of, signer
+from app.federation.identity import ensure_identity, list_keys, record_of, signer
 from app.models import (
     Attempt,
     AttemptEntry,
@@ -19,6 +20,7 @@ from app.models import (
     EventSignature,
     EventStatus,
     Peer,
+    SigningKey,
     Stream,
     Subscription,
 )
@@ -641,3 +643,17 @@ def test_a_drain_that_the_database_fails_gives_its_lease_back_when_it_works_agai
     drain(scene.connection.id)
     assert scene.peer.sent() == [[1], [1]]
     assert states(rows) == [("delivered", 1)]
+
+
+def test_what_a_lost_key_has_signed_is_signed_again_by_the_key_that_follows(scene, publish):
+    [event] = publish(1)
+    with transaction():
+        db.session.execute(sa.delete(SigningKey))
+    ensure_identity(settings())
+
+    drain(scene.connection.id)
+
+    [entry] = scene.peer.requests[0]["events"]
+    [key] = list_keys()
+    assert (entry["event"]["messageId"], entry["event"]["keyId"]) == (event.message_id, key.key_id)
+    verify_event(parse_event(entry["event"]), record_of(key))
