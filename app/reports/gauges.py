@@ -5,7 +5,7 @@ Read at every scrape, so nothing here grows with the number of events: counts en
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 import sqlalchemy as sa
@@ -27,7 +27,7 @@ GAUGE_CAP = 10_000
 
 def gauges() -> Iterator[Gauge]:
     """What is so now, for `/metrics`. What cannot be read is left out."""
-    checks = {(check["name"],): float(check["ok"]) for check in readiness()}
+    checks = _by({check["name"]: float(check["ok"]) for check in readiness()})
     yield Gauge("tidings_check_ok", "Whether what the instance needs is there.", checks, ("check",))
     with suppress(queue.Unavailable):
         yield from _queue_gauges()
@@ -41,17 +41,22 @@ def gauges() -> Iterator[Gauge]:
         db.session.rollback()
 
 
+def _by(values: Mapping[str, float]) -> dict[tuple[str, ...], float]:
+    """Numbers by the value of a gauge's one label."""
+    return {(value,): number for value, number in values.items()}
+
+
 def _queue_gauges() -> Iterator[Gauge]:
     live = queue.live_workers()
     yield Gauge("tidings_workers", "Workers that are alive.", {(): len(live)})
     beats, now_s = queue.heartbeats(), time.time()
-    ages = {(name,): max(0.0, now_s - beats[name]) for name in live if name in beats}
+    ages = _by({name: max(0.0, now_s - beats[name]) for name in live if name in beats})
     text = "Time since a worker's last sign of life."
     yield Gauge("tidings_worker_heartbeat_age_seconds", text, ages, ("worker",))
     queues = {name: queue.queue(name) for name in queue.QUEUES}
-    waiting = {(name,): each.count for name, each in queues.items()}
+    waiting = _by({name: each.count for name, each in queues.items()})
     yield Gauge("tidings_queue_jobs", "Jobs that wait in a queue.", waiting, ("queue",))
-    failed = {(name,): each.failed_job_registry.count for name, each in queues.items()}
+    failed = _by({name: each.failed_job_registry.count for name, each in queues.items()})
     yield Gauge("tidings_queue_jobs_failed", "Jobs of a queue that failed lately.", failed, ("queue",))
 
 
@@ -67,7 +72,7 @@ def _connection_gauges() -> Iterator[Gauge]:
         .select_from(Connection)
         .where(Connection.status == ConnectionStatus.ACTIVE)
     ).one()
-    by_kind = {(kind,): float(number) for kind, number in zip(_kinds(), ailing, strict=True)}
+    by_kind = _by(dict(zip(_kinds(), ailing, strict=True)))
     text = "Active connections over which events do not flow freely, by what keeps them."
     yield Gauge("tidings_connections_ailing", text, by_kind, ("kind",))
     skew = db.session.scalar(
@@ -127,9 +132,9 @@ def _delivery_gauges() -> Iterator[Gauge]:
         times = [at for at in (oldest[waits], row.first_new, row.first_numbered) if at is not None]
         oldest[waits] = min(times, default=None)
     text = f"Deliveries by status, counted up to {GAUGE_CAP} a connection."
-    yield Gauge("tidings_deliveries_open", text, {(k,): n for k, n in counted.items()}, ("status",))
+    yield Gauge("tidings_deliveries_open", text, _by(counted), ("status",))
     now = clock.now_ms()
-    ages = {(k,): 0.0 if at is None else max(0, now - at) / 1000 for k, at in oldest.items()}
+    ages = _by({k: 0.0 if at is None else max(0, now - at) / 1000 for k, at in oldest.items()})
     yield Gauge(
         "tidings_oldest_waiting_seconds", "Age of the delivery that waits longest.", ages, ("status",)
     )

@@ -9,7 +9,7 @@ import shutil
 import statistics
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from alembic.migration import MigrationContext
@@ -70,7 +70,10 @@ def doctor() -> list[Check]:
 def _run(*checks: tuple[str, Callable[[], _Seen]]) -> list[Check]:
     found = []
     for name, check in checks:
-        seen = check()
+        try:
+            seen = check()
+        except _Unreadable as error:
+            seen = _Seen(False, error.detail, _MEND_DATABASE)
         found.append(Check(name=name, ok=seen.ok, detail=seen.detail, fix="" if seen.ok else seen.fix))
     return found
 
@@ -194,15 +197,23 @@ def _queues() -> _Seen:
     return _Seen(True, "no job failed lately")
 
 
-def _rows(look: Callable[[], Sequence[Any]]) -> Sequence[Any] | _Seen:
-    """What `look` finds in the database, or why it cannot."""
+class _Unreadable(Exception):
+    """The database does not tell; `detail` says why."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+def _found(statement: sa.Select[Connection]) -> Sequence[Connection]:
+    """The connections that a check looks for. Raises _Unreadable."""
     if missing_file():
-        return _Seen(False, "there is no database", _MEND_DATABASE)
+        raise _Unreadable("there is no database")
     try:
-        return look()
+        return db.session.scalars(statement).all()
     except SQLAlchemyError:
         db.session.rollback()
-        return _Seen(False, "cannot be read", _MEND_DATABASE)
+        raise _Unreadable("cannot be read") from None
 
 
 def _active(*conditions: sa.ColumnElement[bool]) -> sa.Select[Connection]:
@@ -222,19 +233,15 @@ def _named(connection: Connection) -> str:
 
 
 def _holds() -> _Seen:
-    held = _rows(
-        lambda: db.session.scalars(
-            _active(
-                sa.or_(
-                    Connection.hold_code.is_not(None),
-                    Connection.key_review.is_(True),
-                    Connection.denied_since <= clock.now_ms() - LOST_AFTER_MS,
-                )
+    held = _found(
+        _active(
+            sa.or_(
+                Connection.hold_code.is_not(None),
+                Connection.key_review.is_(True),
+                Connection.denied_since <= clock.now_ms() - LOST_AFTER_MS,
             )
-        ).all()
+        )
     )
-    if isinstance(held, _Seen):
-        return held
     lost = [connection for connection in held if is_lost(connection)]
     if lost:
         ailment = what_ails(lost[0])
@@ -252,9 +259,7 @@ def _holds() -> _Seen:
 
 def _breakers() -> _Seen:
     """Peers that do not answer. Nothing here is wrong for it, so it is a word and no failure."""
-    broken = _rows(lambda: db.session.scalars(_active(Connection.breaker_opened_at.is_not(None))).all())
-    if isinstance(broken, _Seen):
-        return broken
+    broken = _found(_active(Connection.breaker_opened_at.is_not(None)))
     if not broken:
         return _Seen(True, "every peer answers")
     first = broken[0]
@@ -266,11 +271,7 @@ def _breakers() -> _Seen:
 
 
 def _clocks() -> _Seen:
-    measured = _rows(
-        lambda: db.session.scalars(_active(Connection.clock_skew_at > clock.now_ms() - SKEW_FRESH_MS)).all()
-    )
-    if isinstance(measured, _Seen):
-        return measured
+    measured = _found(_active(Connection.clock_skew_at > clock.now_ms() - SKEW_FRESH_MS))
     skews = [connection.clock_skew_ms or 0 for connection in measured]
     wrong = [each for each in measured if abs(each.clock_skew_ms or 0) >= clocks.NOTABLE_MS]
     if not wrong:
@@ -294,15 +295,11 @@ def _clocks() -> _Seen:
 def _address() -> _Seen:
     """Whether peers know us under the address that we have."""
     ours = settings().base_url
-    moved = _rows(
-        lambda: db.session.scalars(
-            sa.select(Connection)
-            .where(Connection.status.in_(OPEN), Connection.our_base_url != ours)
-            .options(joinedload(Connection.peer))
-        ).all()
+    moved = _found(
+        sa.select(Connection)
+        .where(Connection.status.in_(OPEN), Connection.our_base_url != ours)
+        .options(joinedload(Connection.peer))
     )
-    if isinstance(moved, _Seen):
-        return moved
     if not moved:
         return _Seen(True, f"all peers know this instance as {ours}")
     before = moved[0].our_base_url
@@ -316,19 +313,16 @@ def _address() -> _Seen:
 
 def _paused() -> _Seen:
     """What people here stopped, and may have forgotten: worth a word, but nothing is wrong."""
-    paused = _rows(
-        lambda: db.session.scalars(
-            sa.select(Connection.public_id).where(
-                Connection.status.in_(OPEN), sa.or_(Connection.paused_outgoing, Connection.paused_incoming)
-            )
-        ).all()
+    paused = _found(
+        sa.select(Connection).where(
+            Connection.status.in_(OPEN), sa.or_(Connection.paused_outgoing, Connection.paused_incoming)
+        )
     )
-    if isinstance(paused, _Seen):
-        return paused
     if not paused:
         return _Seen(True, "no connection is paused here")
     return _Seen(
-        True, f"{len(paused)} connections, such as {paused[0]}; `flask connection unpause ID` goes on"
+        True,
+        f"{len(paused)} connections, such as {paused[0].public_id}; `flask connection unpause ID` goes on",
     )
 
 
