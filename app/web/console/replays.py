@@ -2,6 +2,7 @@
 
 import uuid
 from typing import Any
+from uuid import UUID
 
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
@@ -9,8 +10,9 @@ from flask.typing import ResponseReturnValue
 from app.inbox import replays
 from app.inbox.replays import Wanted
 from app.models import Direction, ReplayState, Role, Workspace
-from app.protocol.errors import NotFound, invalid
+from app.protocol.errors import InvalidState, NotFound, invalid
 from app.protocol.members import is_uuid
+from app.reconciliation import run
 from app.reports import replays as reports
 from app.reports.connections import connection_row, streams_of
 from app.reports.receivers import list_receivers, receivers_by_id
@@ -87,9 +89,30 @@ def ask(workspace: Workspace) -> ResponseReturnValue:
     url = f"/w/{workspace.slug}/replay"
     if made.state is ReplayState.REFUSED:
         return redirect_refused(url, f"The peer refused it: {made.error_code}. {made.error_detail or ''}")
+    if made.state is ReplayState.WAITING:
+        return redirect_done(url, "Kept. It is asked for when the replay that runs has ended.")
     if made.state is ReplayState.REQUESTED:
         return redirect_done(url, "Asked. The peer has not answered yet; it is asked again by itself.")
     return redirect_done(url, "The peer sends it again.")
+
+
+@bp.post("/w/<workspace>/connections/<uuid:connection_id>/stream/compare")
+@page(Role.OPERATOR)
+def compare(workspace: Workspace, connection_id: UUID) -> ResponseReturnValue:
+    """Compare both directions with what the peer holds; one that runs already goes on."""
+    row = connection_row(workspace.id, str(connection_id))
+    url = f"/w/{workspace.slug}/connections/{connection_id}/stream"
+    begun = 0
+    try:
+        for direction in Direction:
+            if streams_of(row.id, direction)["headSequence"]:
+                run.start(row.id, direction)
+                begun += 1
+    except InvalidState as problem:
+        return redirect_refused(url, problem)
+    if not begun:
+        return redirect_refused(url, "Nothing has been sent over this connection yet.")
+    return redirect_done(url, "Both sides compare what they hold; what differs is shown here.")
 
 
 def _form(workspace: Workspace, **given: Any) -> ReplayForm:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from app.models import Direction
-from app.reports import replays
+from app.reports import reconciliations, replays
 from app.reports.connections import connection_row, streams_of
 from app.reports.details import EpochDetails, MissingRange
 
@@ -20,12 +20,32 @@ REASONS: dict[str, tuple[str, str]] = {
 #: Reasons whose numbers a replay may still bring.
 REPLAYABLE = frozenset({"missing", "lost"})
 
-#: Replays that are shown with a stream.
+#: What a difference between both sides means.
+DIFFERENCES: dict[str, str] = {
+    "missing_there": "they acknowledged it, and have it no more",
+    "unacknowledged": "it arrived, although it was given up here",
+    "missing_here": "we acknowledged it, and have it no more",
+    "not_acknowledged": "it came, and they do not know that",
+    "unknown_here": "they have it from us, and we know nothing of it",
+    "different": "both sides have different events under this number",
+}
+
+#: What was done about it.
+REPAIRS: dict[str | None, str] = {
+    "sent_again": "sent again",
+    "acknowledged": "acknowledged",
+    "replay_asked": "asked for",
+    None: "a person must look",
+}
+
+#: Replays, and comparisons, that are shown with a stream.
 _SHOWN = 5
+#: Differences of one comparison that are shown.
+_DIFFERENCES_SHOWN = 50
 
 
 def stream_context(workspace_id: int, connection_id: str) -> dict[str, Any]:
-    """What the partial needs: streams by direction, reasons, and the latest replays. Raises NotFound."""
+    """What the partial needs: both streams, and the latest replays and comparisons. Raises NotFound."""
     row = connection_row(workspace_id, connection_id)
     directions = (Direction.INCOMING, Direction.OUTGOING)
     return {
@@ -35,6 +55,10 @@ def stream_context(workspace_id: int, connection_id: str) -> dict[str, Any]:
         "missing_count": missing_count,
         "share": share,
         "replays": replays.list_replays(workspace_id, connection_id=connection_id, limit=_SHOWN).data,
+        "comparisons": reconciliations.list_reconciliations(workspace_id, connection_id, limit=_SHOWN).data,
+        "difference_words": DIFFERENCES,
+        "repair_words": REPAIRS,
+        "differences_shown": _DIFFERENCES_SHOWN,
         "scope": scope,
     }
 

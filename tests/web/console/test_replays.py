@@ -8,7 +8,16 @@ import sqlalchemy as sa
 
 from app.clock import now_ms
 from app.database import db, transaction
-from app.models import AuditEntry, ControlOut, Direction, Replay, ReplayState, Stream
+from app.models import (
+    AuditEntry,
+    ControlOut,
+    Direction,
+    Reconciliation,
+    ReconciliationState,
+    Replay,
+    ReplayState,
+    Stream,
+)
 from app.protocol.states import ConnectionStatus
 from tests.web.console.conftest import Console
 from tests.web.console.lanes import Lane, another_workspace, make_lane
@@ -235,3 +244,58 @@ def test_the_stream_of_a_connection_says_what_is_missing_and_where_to_ask(
     again = f"/w/default/replay/new?connection={lane.connection.public_id}&from=41&to=50"
     assert page.link("Ask again") == again
     assert "Complete up to 7 of 7" in page.text
+
+
+def test_comparing_both_sides_starts_once_and_is_shown(
+    console: Console, lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.federation.peers.features_of", lambda peer: ("reconcile",))
+    make_stream(lane, head_sequence=10, contiguous=10)
+    url = f"connections/{lane.connection.public_id}/stream/compare"
+
+    first = console.follow(console.post(url))
+    second = console.follow(console.post(url))
+
+    assert "Both sides compare what they hold" in first.text
+    [row] = second.rows("#stream-comparisons")
+    assert row[1:5] == ["what they sent", "1", "10", "running"]
+
+
+def test_a_peer_that_cannot_compare_is_named_as_such(console: Console, lane: Lane) -> None:
+    make_stream(lane, head_sequence=10, contiguous=10)
+
+    page = console.follow(console.post(f"connections/{lane.connection.public_id}/stream/compare"))
+
+    assert "does not list `reconcile`" in page.text
+
+
+def test_differences_are_told_with_what_was_done(console: Console, lane: Lane) -> None:
+    make_stream(lane, head_sequence=10, contiguous=10)
+    message = str(uuid.uuid4())
+    differences = [{"sequence": 7, "messageId": message, "kind": "missing_here", "repair": "replay_asked"}]
+    now = now_ms()
+    with transaction():
+        db.session.add(
+            Reconciliation(
+                public_id=str(uuid.uuid4()),
+                workspace_id=lane.workspace.id,
+                connection_id=lane.connection.id,
+                direction=Direction.INCOMING,
+                stream_id=db.session.scalar(sa.select(Stream.id)),
+                state=ReconciliationState.DONE,
+                asked_by="schedule",
+                from_sequence=1,
+                to_sequence=10,
+                todo="[]",
+                compared=10,
+                found=1,
+                repaired=1,
+                differences=json.dumps(differences),
+                created_at=now,
+                updated_at=now,
+            )
+        )
+
+    page = console.page(f"connections/{lane.connection.public_id}/stream")
+
+    assert "7 : we acknowledged it, and have it no more; asked for" in page.text
