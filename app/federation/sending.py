@@ -355,6 +355,9 @@ def _apply(connection: Connection, control: ControlOut, reply: Reply) -> None:
             control.next_attempt_at = now_ms + retry_delay(control.attempts - 1, _rng)
     elif ControlType(control.type) in NOT_REPEATED:
         control.state = ControlState.GIVEN_UP
+    elif reply.outcome is ControlOutcome.WAIT and control.type == ControlType.REPLAY_REQUEST.value:
+        # The peer serves another one, for hours perhaps; what comes after this must not wait so long.
+        answers.apply_refusal(connection, control, "rate_limited", reply.detail or "")
     elif reply.outcome is ControlOutcome.WAIT:
         control.attempts -= 1
         control.next_attempt_at = now_ms + (reply.wait_ms or retry_delay(0, _rng))

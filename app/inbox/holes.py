@@ -18,6 +18,10 @@ DELAYS_MS = (30_000, 300_000, 3_600_000)
 #: Most numbers that one request covers.
 MAX_ASKED = 10_000
 
+#: Holes that were asked for in vain so far, beyond which no further one is: a peer that speaks of numbers
+#: without end, and sends none of them, shall not make us ask without end.
+MAX_UNFILLED = 100
+
 #: Holes so near to each other are asked for together: what lies between is one batch at most.
 _NEAR = 100
 
@@ -69,7 +73,10 @@ def plan(holes: Sequence[Hole], now: int, *, is_old: bool) -> Plan:
     attempts = 1 if is_old else len(DELAYS_MS)
     given_up = [hole for hole in holes if hole.asked >= attempts and (is_old or hole.due <= now)]
     left = [hole for hole in holes if hole not in given_up]
-    ask = _next_request([hole for hole in left if hole.due <= now])
+    unfilled = sum(hole.asked > 0 for hole in left)
+    ask = _next_request(
+        [hole for hole in left if hole.due <= now and (hole.asked or unfilled < MAX_UNFILLED)]
+    )
     if ask is not None:
         left = _joined(piece for hole in left for piece in _after_asking(hole, ask, now))
     return Plan(left, ask, [(hole.first, hole.last) for hole in given_up])

@@ -1,10 +1,11 @@
 """Replays that we ask for: by hand or because of holes, until the peer has served them.
 
     ask ──► requested ──► running ──► complete
-                 └─► refused   └─► failed: nothing came for an hour, or the connection ended
+     │   ▲       └─► refused   └─► failed: nothing came for an hour, or the connection ended
+     └─► waiting: for another one over the connection to end, ours or one that the peer still serves
 
-The sweep looks at the streams with holes (`app.inbox.holes` decides) and at replays of which nothing is
-heard any more. One replay at a time is asked for over a connection because of holes.
+The sweep looks at the streams with holes (`app.inbox.holes` decides), at replays that wait, and at those of
+which nothing is heard any more. One replay at a time is asked for over a connection.
 """
 
 import json
@@ -40,6 +41,9 @@ UNANSWERED_MS = 8 * 86_400_000
 #: How often a stream with holes is looked at, and one that cannot be asked about, ms.
 LOOK_EVERY_MS = 2_000
 LOOK_LATER_MS = 30_000
+#: What is asked for again after so long because the peer serves another replay, ms; and how it says so.
+ASK_AGAIN_MS = 30_000
+_LATER = "rate_limited"
 #: Who asked, if it was nobody but the holes.
 BY_HOLES = "holes"
 
@@ -79,7 +83,7 @@ def request(connection_id: int, wanted: Wanted, *, requested_by: str, replay_id:
             raise InvalidState(
                 f"The connection is {connection.status.value}; only an active one can be asked."
             )
-        replay, control_id = ask(connection, wanted, requested_by, replay_id)
+        replay = ask(connection, wanted, requested_by, replay_id)
         audit.record(
             "replay.request",
             "replay",
@@ -87,21 +91,21 @@ def request(connection_id: int, wanted: Wanted, *, requested_by: str, replay_id:
             after={name: value for name, value in asdict(wanted).items() if value is not None},
             workspace_id=connection.workspace_id,
         )
-    controls.wait_for_answer(control_id, connections.WAIT_S)
+    if replay.state is ReplayState.REQUESTED:
+        _wait_for_answer(connection_id)
     return db.session.get_one(Replay, replay.id, populate_existing=True)
 
 
-def ask(
-    connection: Connection, wanted: Wanted, requested_by: str, replay_id: str | None = None
-) -> tuple[Replay, int]:
-    """Write it down and queue the message, the connection being locked; with the message's row number."""
+def ask(connection: Connection, wanted: Wanted, requested_by: str, replay_id: str | None = None) -> Replay:
+    """Write it down, and ask or have it wait for the one that is under way; the connection is locked."""
     now = clock.now_ms()
+    waits = _is_under_way(connection.id)
     replay = Replay(
         workspace_id=connection.workspace_id,
         connection_id=connection.id,
         direction=Direction.INCOMING,
         replay_id=replay_id or str(uuid.uuid4()),
-        state=ReplayState.REQUESTED,
+        state=ReplayState.WAITING,
         requested_by=requested_by[:255],
         stream_epoch=wanted.stream_epoch,
         from_sequence=wanted.from_sequence,
@@ -109,22 +113,35 @@ def ask(
         since=wanted.since,
         until=wanted.until,
         event_types=None if wanted.event_types is None else json.dumps(list(wanted.event_types)),
-        due_at=now + UNANSWERED_MS,
+        due_at=now,
         created_at=now,
         updated_at=now,
     )
     db.session.add(replay)
-    control = controls.queue_control(
+    db.session.flush()
+    if not waits:
+        _say(connection, replay)
+    return replay
+
+
+def _say(connection: Connection, replay: Replay) -> None:
+    """Queue the message that asks for it."""
+    now = clock.now_ms()
+    replay.state = ReplayState.REQUESTED
+    replay.due_at = now + UNANSWERED_MS
+    replay.updated_at = now
+    types = _types_of(replay)
+    controls.queue_control(
         connection,
         ControlType.REPLAY_REQUEST,
         wire.ReplayRequest(
             replay_id=replay.replay_id,
-            stream_epoch=wanted.stream_epoch,
-            from_sequence=wanted.from_sequence,
-            to_sequence=wanted.to_sequence,
-            since=wanted.since,
-            until=wanted.until,
-            event_types=None if wanted.event_types is None else tuple(wanted.event_types),
+            stream_epoch=replay.stream_epoch,
+            from_sequence=replay.from_sequence,
+            to_sequence=replay.to_sequence,
+            since=replay.since,
+            until=replay.until,
+            event_types=None if types is None else tuple(types),
         ),
     )
     log.info(
@@ -132,12 +149,23 @@ def ask(
         extra={
             "connection_id": connection.id,
             "replay_id": replay.replay_id,
-            "from": wanted.from_sequence,
-            "to": wanted.to_sequence,
-            "requested_by": requested_by,
+            "from": replay.from_sequence,
+            "to": replay.to_sequence,
+            "requested_by": replay.requested_by,
         },
     )
-    return replay, control.id
+
+
+def _types_of(replay: Replay) -> list[str] | None:
+    types: list[str] | None = None if replay.event_types is None else json.loads(replay.event_types)
+    return types
+
+
+def _wait_for_answer(connection_id: int) -> None:
+    """Wait for the answer to what was just asked over the connection, if anything was."""
+    asked = controls.waiting(connection_id, ControlType.REPLAY_REQUEST)
+    if asked is not None:
+        controls.wait_for_answer(asked.id, connections.WAIT_S)
 
 
 # What comes of them
@@ -187,7 +215,13 @@ def answered(connection_id: int, replay_id: str, code: str | None, detail: str |
     replay = asked_for(connection_id, [replay_id]).get(replay_id)
     if replay is None or replay.state is not ReplayState.REQUESTED:
         return
-    if code is None:
+    if code == _LATER:
+        # It still serves another one; perhaps for us, if we came back from a backup.
+        replay.state = ReplayState.WAITING
+        replay.due_at = clock.now_ms() + ASK_AGAIN_MS
+        replay.error_code = code
+    elif code is None:
+        replay.error_code = None
         replay.state = ReplayState.RUNNING
         replay.due_at = clock.now_ms() + SILENCE_MS
         replay.updated_at = clock.now_ms()
@@ -210,7 +244,7 @@ def completed(connection_id: int, said: wire.ReplayComplete) -> None:
             to_sequence=replay.to_sequence,
             since=replay.since,
             until=replay.until,
-            event_types=None if replay.event_types is None else json.loads(replay.event_types),
+            event_types=_types_of(replay),
         )
         ask(lifecycle.lock(connection_id), wanted, replay.requested_by)
 
@@ -243,6 +277,15 @@ def _end(replay: Replay, state: ReplayState, code: str | None = None, detail: st
         )
         .values(due_at=now)
     )
+    db.session.execute(
+        sa.update(Replay)
+        .where(_ours(replay.connection_id), Replay.state == ReplayState.WAITING)
+        .values(due_at=now)
+    )
+
+
+def _ours(connection_id: int) -> sa.ColumnElement[bool]:
+    return sa.and_(Replay.connection_id == connection_id, Replay.direction == Direction.INCOMING)
 
 
 # The sweep
@@ -264,11 +307,12 @@ def sweep(limit: int = 200) -> int:
             Replay.state.in_(OPEN_REPLAY),
             Replay.due_at <= now,
         )
+        .order_by(Replay.id)
         .limit(limit)
     ).all()
     db.session.rollback()
     for replay_id, connection_id in silent:
-        _give_up(replay_id, connection_id)
+        _go_on(replay_id, connection_id)
     for stream_id, connection_id in due:
         _look_at(stream_id, connection_id)
     return len(due) + len(silent)
@@ -287,12 +331,19 @@ def connection_closed(connection_id: int) -> None:
         _end(replay, ReplayState.FAILED, "connection_closed", "The connection has ended.")
 
 
-def _give_up(replay_row: int, connection_id: int) -> None:
+def _go_on(replay_row: int, connection_id: int) -> None:
+    """Ask for one that waited, if it is its turn; give one up of which nothing was heard."""
     with transaction():
         connection = lifecycle.lock(connection_id)
         replay = db.session.get_one(Replay, replay_row, populate_existing=True)
         now = clock.now_ms()
         if replay.state not in OPEN_REPLAY or replay.due_at > now:
+            return
+        if replay.state is ReplayState.WAITING and now < replay.created_at + UNANSWERED_MS:
+            if _may_ask(connection) and not _is_under_way(connection_id, but_for=replay.id):
+                _say(connection, replay)
+            else:
+                replay.due_at = now + LOOK_EVERY_MS
             return
         if connection.status is ConnectionStatus.SUSPENDED:
             # Nothing may come meanwhile.
@@ -356,14 +407,12 @@ def _may_ask(connection: Connection) -> bool:
     )
 
 
-def _is_under_way(connection_id: int) -> bool:
+def _is_under_way(connection_id: int, *, but_for: int | None = None) -> bool:
+    """Whether a replay that we asked for has not ended; but_for: other than this one, and but what waits."""
+    states = OPEN_REPLAY if but_for is None else (ReplayState.REQUESTED, ReplayState.RUNNING)
     found = db.session.scalar(
         sa.select(Replay.id)
-        .where(
-            Replay.connection_id == connection_id,
-            Replay.direction == Direction.INCOMING,
-            Replay.state.in_(OPEN_REPLAY),
-        )
+        .where(_ours(connection_id), Replay.state.in_(states), Replay.id != (but_for or 0))
         .limit(1)
     )
     return found is not None

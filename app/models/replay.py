@@ -12,6 +12,7 @@ from app.models.connection import Direction
 class ReplayState(StrEnum):
     """Where a replay stands."""
 
+    WAITING = "waiting"  #: ours, for another one over the same connection to end; nothing is said yet
     REQUESTED = "requested"  #: we asked, and no answer came yet
     RUNNING = "running"  #: accepted; the events are on their way
     COMPLETE = "complete"  #: `replay.complete` was sent, or came
@@ -20,7 +21,7 @@ class ReplayState(StrEnum):
 
 
 #: Not ended yet.
-OPEN_REPLAY = (ReplayState.REQUESTED, ReplayState.RUNNING)
+OPEN_REPLAY = (ReplayState.WAITING, ReplayState.REQUESTED, ReplayState.RUNNING)
 
 
 class Replay(Model):
@@ -68,7 +69,7 @@ class Replay(Model):
     stored: Mapped[int] = mapped_column(sa.BigInteger, default=0)
     #: Events that the receiver refused for good.
     refused: Mapped[int] = mapped_column(sa.BigInteger, default=0)
-    #: OUTGOING: when the next batch may go. INCOMING: when we give up waiting. Unix ms.
+    #: OUTGOING: when the next batch may go. INCOMING: when we give up waiting, or WAITING: ask. Unix ms.
     due_at: Mapped[int] = mapped_column(sa.BigInteger, default=0)
     #: OUTGOING: refusals of the entry that is next, in a row.
     failures: Mapped[int] = mapped_column(default=0)

@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 #: Numbers that are looked at together.
 WINDOW = 1_000
 #: Windows without anything to send that one transaction passes.
-_MAX_WINDOWS = 20
+_MAX_WINDOWS = 5
 #: Least time from one batch of a replay to the next, ms: 2,000 events a second where a batch has 100.
 PACE_MS = 50
 #: Retryable refusals of one entry in a row, after which the replay goes on without it.

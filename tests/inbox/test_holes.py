@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.inbox.holes import DELAYS_MS, MAX_ASKED, Hole, plan, revise
+from app.inbox.holes import DELAYS_MS, MAX_ASKED, MAX_UNFILLED, Hole, plan, revise
 
 NOW = 1_000_000_000
 #: When a hole that appears now is asked for first.
@@ -67,3 +67,14 @@ def test_near_holes_are_asked_for_together_and_far_ones_in_turn():
     _, first, _ = plan(holes, NOW, is_old=False)
 
     assert first == (1, 50)
+
+
+def test_a_peer_that_speaks_of_numbers_without_end_is_not_asked_without_end():
+    in_vain = [Hole(n * 1_000, n * 1_000, 1, NOW + n) for n in range(1, MAX_UNFILLED + 1)]
+    rest = Hole(1_000_000, 2**53, 0, NOW)
+
+    decided = plan([*in_vain, rest], NOW, is_old=False)
+    later = plan([*in_vain, rest], NOW + 1, is_old=False)
+
+    assert decided.ask is None
+    assert later.ask == (1_000, 1_000)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from app import clock
 from app.clock import FrozenClock
 from app.database import db, transaction
-from app.federation import connections, lifecycle
+from app.federation import connections, lifecycle, sending
 from app.inbox import replays
 from app.inbox import stream as streams
 from app.models import ControlOut, Direction, Replay, ReplayState
@@ -18,6 +18,7 @@ from app.protocol.control import ControlType, ReplayComplete
 from app.protocol.errors import InvalidRequest, InvalidState
 from app.protocol.states import ConnectionStatus
 from app.reports.connections import streams_of
+from tests.exchange import problem_answer
 from tests.inbox.conftest import EPOCH, outcomes, stream
 
 OTHER_EPOCH = "22222222-2222-4222-8222-222222222222"
@@ -311,6 +312,47 @@ def test_the_answer_to_a_request_that_was_refused_says_why(scene, monkeypatch):
     [replay] = asked()
     assert (replay.state, replay.error_code) == (ReplayState.REFUSED, "replay_gone")
     assert replay.finished_at is not None
+
+
+def test_a_second_replay_waits_for_the_end_of_the_first(scene, monkeypatch, time):
+    monkeypatch.setattr(connections, "WAIT_S", 0.0)
+    first = replays.request(scene.connection.id, replays.Wanted(from_sequence=1), requested_by="somebody")
+    second = replays.request(scene.connection.id, replays.Wanted(from_sequence=2), requested_by="somebody")
+    replays.sweep()
+    state = second.state
+    said_before = [said["fromSequence"] for said in requests()]
+
+    complete(scene, first)
+    replays.sweep()
+
+    assert (state, said_before) == (ReplayState.WAITING, [1])
+    assert [said["fromSequence"] for said in requests()] == [1, 2]
+    assert asked()[1].state is ReplayState.REQUESTED
+
+
+def test_a_peer_that_serves_another_replay_is_asked_again_and_nothing_else_waits(scene, monkeypatch, time):
+    monkeypatch.setattr(connections, "WAIT_S", 0.0)
+
+    class Peer:
+        def post(self, url: str, body: bytes, headers: Any, **_options: Any) -> Any:
+            seen.append(orjson.loads(body)["type"])
+            return problem_answer(429, "rate_limited", **{"retry-after": "3600"})
+
+    seen: list[str] = []
+    monkeypatch.setattr(sending.outside, "client", lambda: Peer())
+    replays.request(scene.connection.id, replays.Wanted(), requested_by="somebody")
+    with transaction():
+        lifecycle.send_verification(lifecycle.lock(scene.connection.id))
+
+    sending.send_controls(scene.connection.id)
+    waiting = asked()[0].state
+    time.advance(30 * SECOND_MS)
+    replays.sweep()
+
+    assert seen == ["replay.request", "verification"]
+    assert (waiting, asked()[0].state) == (ReplayState.WAITING, ReplayState.REQUESTED)
+    assert len({said["replayId"] for said in requests()}) == 1
+    assert len(requests()) == 2
 
 
 def test_the_request_is_of_the_type_that_the_protocol_names(scene, monkeypatch):
