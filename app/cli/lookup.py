@@ -97,7 +97,8 @@ def _unique(
     visible: sa.ColumnElement[bool] | None = None,
 ) -> str:
     begins = column == given if len(given) == 36 else column.startswith(given.lower(), autoescape=True)
-    query = sa.select(column).distinct().where(owner == workspace.id, begins).limit(2)
+    # As a sum the workspace is in no index, and the id's own is used: see `event_named`.
+    query = sa.select(column).distinct().where(owner + 0 == workspace.id, begins).limit(2)
     if visible is not None:
         query = query.where(visible)
     found = db.session.scalars(query).all()

@@ -6,7 +6,7 @@ import orjson
 import sqlalchemy as sa
 
 from app.database import db
-from app.models import Attempt, Connection, Delivery, Direction, Event
+from app.models import Attempt, Connection, Delivery, Direction, Event, event_named
 
 
 class Receipt(TypedDict):
@@ -25,7 +25,7 @@ def digest_of(workspace_id: int, message_id: str) -> str | None:
     """Base64 SHA-256 of the event's signing input."""
     return db.session.scalar(
         sa.select(Event.digest)
-        .where(Event.workspace_id == workspace_id, Event.message_id == message_id)
+        .where(event_named(workspace_id, message_id))
         .order_by(Event.id.desc())
         .limit(1)
     )
@@ -38,7 +38,7 @@ def receipts_of(workspace_id: int, message_id: str) -> list[Receipt]:
         .join(Delivery, Delivery.connection_id == Connection.id)
         .join(Attempt, Attempt.id == Delivery.attempt_id)
         .join(Event, Event.id == Delivery.event_id)
-        .where(Event.workspace_id == workspace_id, Event.message_id == message_id)
+        .where(event_named(workspace_id, message_id))
         .where(Event.direction == Direction.OUTGOING, Attempt.ack.is_not(None))
         .order_by(Delivery.id)
     ).all()

@@ -8,7 +8,7 @@ from app.models.attempt import Attempt, AttemptEntry
 from app.models.connection import Connection, Direction
 from app.models.control_message import ControlOut, ControlReceived, ControlState
 from app.models.delivery import Delivery
-from app.models.event import Event, EventAlias, EventSignature, EventStatus, EventTrace
+from app.models.event import Event, EventAlias, EventSignature, EventStatus, EventTrace, event_named
 from app.models.idempotency import IdempotencyKey
 from app.models.instance import Instance, KeyTold, SigningKey
 from app.models.operation import Operation, OperationKind, OperationState
@@ -60,4 +60,5 @@ __all__ = [
     "Token",
     "User",
     "Workspace",
+    "event_named",
 ]

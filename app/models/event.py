@@ -62,6 +62,15 @@ class Event(Model):
     created_at: Mapped[int] = mapped_column(sa.BigInteger)
 
 
+def event_named(workspace_id: int, message_id: str) -> sa.ColumnElement[bool]:
+    """An event of the workspace by its messageId, of which a peer may have used one of ours too.
+
+    The workspace is compared as a sum, which is in no index: offered both, SQLite goes through all events
+    of the workspace, a million of them, instead of the one or two with this id.
+    """
+    return sa.and_(Event.message_id == message_id, Event.workspace_id + 0 == workspace_id)
+
+
 class EventAlias(Model):
     """A further number under which an event came again: a sender that lost count gave it two."""
 

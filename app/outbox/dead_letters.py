@@ -18,7 +18,7 @@ from app.access import audit
 from app.clock import now_ms
 from app.database import db, table_of, transaction
 from app.federation.lifecycle import lock, sending_clause
-from app.models import Attempt, Connection, Delivery, Direction, Event, Peer
+from app.models import Attempt, Connection, Delivery, Direction, Event, Peer, event_named
 from app.models.ids import IdKind, row_number
 from app.outbox import dispatch, finish
 from app.outbox.epochs import current_counter
@@ -235,8 +235,7 @@ def retry_event(workspace_id: int, message_id: str, connection_public_id: str | 
     """
     event_id = db.session.scalar(
         sa.select(Event.id).where(
-            Event.message_id == message_id,
-            Event.workspace_id == workspace_id,
+            event_named(workspace_id, message_id),
             Event.direction == Direction.OUTGOING,
         )
     )

@@ -10,7 +10,7 @@ import orjson
 import sqlalchemy as sa
 
 from app.database import db
-from app.models import Connection, Direction, Event, EventStatus, Peer
+from app.models import Connection, Direction, Event, EventStatus, Peer, event_named
 from app.protocol.errors import NotFound
 from app.reports.deliveries import deliveries_of_event
 from app.reports.details import Attempt, EventDelivery
@@ -127,7 +127,7 @@ def event_facts(workspace_id: int, message_id: str) -> EventFacts:
         sa.select(Event, Connection.public_id, Peer.name)
         .outerjoin(Connection, Connection.id == Event.connection_id)
         .outerjoin(Peer, Peer.id == Connection.peer_id)
-        .where(Event.message_id == message_id, Event.workspace_id == workspace_id)
+        .where(event_named(workspace_id, message_id))
         .order_by(Event.id.desc())
         .limit(1)
         .execution_options(populate_existing=True)

@@ -20,7 +20,7 @@ import orjson
 import sqlalchemy as sa
 
 from app.database import db
-from app.models import Connection, Delivery, Direction, Event, EventStatus
+from app.models import Connection, Delivery, Direction, Event, EventStatus, event_named
 from app.models.ids import IdKind, public_id
 from app.protocol.errors import NotFound, invalid
 from app.protocol.states import DeliveryState
@@ -111,10 +111,7 @@ def get_event_message(workspace_id: int, message_id: str) -> EventMessageDetails
     Should two peers have used the same messageId, the newest event is shown.
     """
     row = db.session.execute(
-        _shown()
-        .where(Event.message_id == message_id, Event.workspace_id == workspace_id)
-        .order_by(Event.id.desc())
-        .limit(1)
+        _shown().where(event_named(workspace_id, message_id)).order_by(Event.id.desc()).limit(1)
     ).one_or_none()
     if row is None:
         raise NotFound("There is no such event in this workspace.")

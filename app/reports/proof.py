@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from app.clock import now_ms
 from app.database import db
 from app.federation import identity, peers
-from app.models import Attempt, Connection, Delivery, Direction, Event, EventSignature, Peer
+from app.models import Attempt, Connection, Delivery, Direction, Event, EventSignature, Peer, event_named
 from app.protocol.canonical import canonical, loads
 from app.protocol.errors import NotFound, Problem
 from app.protocol.keys import KeyRecord, KeyStatus, load_public_key, may_sign_message, parse_key_record
@@ -123,7 +123,7 @@ def read_proof(workspace_id: int, message_id: str) -> Proof:
     """What is kept of one event of a workspace. Raises NotFound."""
     event = db.session.scalars(
         sa.select(Event)
-        .where(Event.workspace_id == workspace_id, Event.message_id == message_id)
+        .where(event_named(workspace_id, message_id))
         .order_by(Event.id.desc())
         .limit(1)
         .execution_options(populate_existing=True)
@@ -151,7 +151,7 @@ def own_receipt(workspace_id: int, message_id: str) -> Receipt | None:
     row = db.session.execute(
         sa.select(Event.digest, Connection.public_id, Connection.wire_connection_id)
         .join(Connection, Connection.id == Event.connection_id)
-        .where(Event.workspace_id == workspace_id, Event.message_id == message_id)
+        .where(event_named(workspace_id, message_id))
         .order_by(Event.id.desc())
         .limit(1)
     ).one_or_none()

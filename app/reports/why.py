@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypedDict
 import sqlalchemy as sa
 
 from app.database import db
-from app.models import Connection, Delivery, Direction, Event, Subscription
+from app.models import Connection, Delivery, Direction, Event, Subscription, event_named
 from app.protocol.event_types import matches
 from app.protocol.states import OPEN, DeliveryState, SubscriptionStatus
 from app.reports.ailments import HELD, what_ails
@@ -45,7 +45,7 @@ def explain(workspace_id: int, message_id: str) -> list[Reason]:
     """
     event = db.session.scalar(
         sa.select(Event)
-        .where(Event.message_id == message_id, Event.workspace_id == workspace_id)
+        .where(event_named(workspace_id, message_id))
         .where(Event.direction == Direction.OUTGOING)
     )
     if event is None:

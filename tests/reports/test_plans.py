@@ -13,12 +13,16 @@ from sqlalchemy import event
 
 from app.database import db, is_sqlite, transaction
 from app.models import Direction
+from app.outbox.dead_letters import retry_event
 from app.outbox.publish import NewEvent, publish_events
 from app.protocol.states import DeliveryState
 from app.reports.connections import list_connections
 from app.reports.deliveries import list_deliveries
-from app.reports.event_log import get_event_messages
+from app.reports.event_detail import event_facts
+from app.reports.event_log import get_event_message, get_event_messages
+from app.reports.proof import own_receipt, read_proof
 from app.reports.subscriptions import get_event_subscriptions
+from app.reports.why import explain
 from tests.exchange import Scene, connect, make_scene, subscribe
 from tests.reports.rows import add_delivery, add_event
 
@@ -137,6 +141,31 @@ def test_a_list_is_read_in_the_order_of_an_index(scene: Scene, name: str) -> Non
         assert "Sort" not in text, text
         assert "TEMP B-TREE" not in text, text
         assert not any(line.startswith("SCAN") for line in text.splitlines()), text
+
+
+NAMED: dict[str, Callable[[int, str], Any]] = {
+    "an event": get_event_message,
+    "its proof": read_proof,
+    "its page": event_facts,
+    "our receipt": own_receipt,
+    "why": explain,
+    "to send it again": retry_event,
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_an_event_is_found_by_its_id_and_not_among_all(scene: Scene, name: str) -> None:
+    event = add_event(scene.workspace.id)
+    workspace_id = scene.workspace.id
+
+    with statements() as seen:
+        NAMED[name](workspace_id, event.message_id)
+    plans = [plan(*found) for found in seen if "event.message_id = " in found[0]]
+
+    assert plans
+    for text in plans:
+        assert "ix_event_workspace_id" not in text, text
+        assert "message_id" in text, text
 
 
 def test_waiting_is_counted_in_the_index(scene: Scene) -> None:
