@@ -77,10 +77,15 @@ def our_key(key_id: str) -> SigningKey:
     return found
 
 
-def rotation(workspace_ids: Collection[int]) -> Rotation:
-    """How far a change of keys has come. Peers are named only to members of their workspace."""
+def rotation(workspace_ids: Collection[int]) -> Rotation | None:
+    """How far a change of keys has come; None before there is a key in use.
+
+    Peers are named only to members of their workspace.
+    """
     keys = identity.list_keys()
-    active = next(key for key in keys if key.status is KeyStatus.ACTIVE)
+    active = next((key for key in keys if key.status is KeyStatus.ACTIVE), None)
+    if active is None:
+        return None
     following = next((key for key in keys if key.status is KeyStatus.NEXT), None)
     newest = following or active
     holders = _holders(newest)

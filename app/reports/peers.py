@@ -78,13 +78,16 @@ _RANK = sa.case(*((TABS[name], place) for place, name in enumerate(_ORDER)), els
 def list_peers(
     workspace_id: int, show: str = "all", *, limit: int = 25, cursor: str | None = None
 ) -> Page[PeerRow]:
-    """The workspace's connections of one tab, those that need somebody first. Raises InvalidCursor."""
+    """The workspace's connections of one tab, or those that are `live`, those that need somebody first.
+
+    Raises InvalidCursor.
+    """
     key = ListKey("peers", workspace_id, {"show": show})
     after = read_cursor(key, cursor, 2)
     query = (
         sa.select(Connection, _RANK)
         .options(joinedload(Connection.peer).options(selectinload(Peer.keys)))
-        .where(Connection.workspace_id == workspace_id, is_visible(), TABS[show])
+        .where(Connection.workspace_id == workspace_id, is_visible(), _chosen(show))
     )
     if after is not None:
         rank, number = map(sa.literal, after)
@@ -95,6 +98,10 @@ def list_peers(
     )
     following = write_cursor(key, [rows[-1][1], rows[-1][0].id]) if more else None
     return Page(peer_rows([row[0] for row in rows]), following, more)
+
+
+def _chosen(show: str) -> sa.ColumnElement[bool]:
+    return sa.not_(TABS["closed"]) if show == "live" else TABS[show]
 
 
 def peer_rows(connections: Sequence[Connection]) -> list[PeerRow]:

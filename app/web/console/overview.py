@@ -17,7 +17,7 @@ from app.reports.times import rfc3339
 from app.reports.traffic import PERIODS, Mark, Traffic, thinned, traffic
 from app.web.console import charts, words
 from app.web.console.gate import page
-from app.web.console.view import render
+from app.web.console.view import needs_attention, render
 
 bp = Blueprint("overview", __name__)
 
@@ -80,7 +80,7 @@ def index(workspace: Workspace) -> ResponseReturnValue:
         "console/overview/index.html",
         title="Overview",
         active="overview",
-        lines=[_line(here, item) for item in report.attention(workspace.id)],
+        lines=[_line(here, item) for item in needs_attention(workspace)],
         steps=[(step, _step_href(here, step)) for step in steps],
         all_done=all(step.is_done for step in steps),
         for_production=_for_production(),
@@ -91,7 +91,7 @@ def index(workspace: Workspace) -> ResponseReturnValue:
         chart=charts.bars(seen, _published_between(here)),
         chart_words=charts.sentence(seen),
         types=seen.types[:_TYPES],
-        peers=list_peers(workspace.id, limit=_PEERS),
+        peers=list_peers(workspace.id, "live", limit=_PEERS),
         here=here,
     )
 

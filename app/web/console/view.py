@@ -10,14 +10,18 @@ from flask_wtf import FlaskForm
 
 from app import clock
 from app.config import VERSION, settings
+from app.models import Workspace
 from app.protocol.errors import InternalError, NotFound, Overloaded, Problem, RateLimited
-from app.reports import navigation
+from app.reports import navigation, overview
 from app.web.console import gate
 from app.web.console.forms import Pointers, place_problem
 from app.web.console.preferences import preferences
 
 #: Refusals that are not about what was typed: they are pages of their own.
 _PAGES = (NotFound, InternalError, Overloaded, RateLimited)
+
+#: Where a request keeps what needs attention.
+_ATTENTION = "tidings.attention"
 
 #: Colours that an instance may have, so that two windows are told apart.
 ACCENTS = ("teal", "iris", "plum", "rust", "moss", "slate")
@@ -159,8 +163,16 @@ def _person() -> dict[str, Any]:
         "user": gate.current_user() if gate.is_signed_in() else None,
         "role": gate.current_role(),
         "nav_counts": counts.by_entry(),
-        "attention": counts.attention,
+        "attention": len(needs_attention(workspace)) if workspace is not None else 0,
     }
+
+
+def needs_attention(workspace: Workspace) -> list[overview.Attention]:
+    """What needs a person in the workspace; looked up once a request."""
+    found: list[overview.Attention] | None = request.environ.get(_ATTENTION)
+    if found is None:
+        found = request.environ[_ATTENTION] = overview.attention(workspace.id)
+    return found
 
 
 def _refresh_s() -> int | None:
