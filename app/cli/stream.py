@@ -16,6 +16,7 @@ from app.cli.output import (
     refused,
     workspace_option,
 )
+from app.cli.reconcile import reconcile
 from app.inbox import replays
 from app.models import Direction
 from app.reports.connections import connection_row, streams_of
@@ -102,6 +103,9 @@ def replay(
         note("Another replay is under way over this connection. This one is asked for when that has ended.")
     if details["status"] == "requested":
         note("The other side has not answered yet. It is asked again by itself while `flask up` runs.")
+
+
+stream.add_command(reconcile)
 
 
 def _print_direction(name: str, shown: StreamDetails) -> None:

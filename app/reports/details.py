@@ -27,6 +27,10 @@ ReplayStatusText = Literal["waiting", "requested", "running", "complete", "refus
 EventStatusText = Literal["pending", "delivered", "partial", "dead", "unsubscribed"]
 OperationKindText = Literal["retry", "discard"]
 OperationStatusText = Literal["running", "paused", "done", "cancelled"]
+ReconciliationStatusText = Literal["running", "done", "failed"]
+DifferenceText = Literal[
+    "missing_there", "unacknowledged", "missing_here", "not_acknowledged", "unknown_here", "different"
+]
 
 
 class ConnectionDetails(TypedDict):
@@ -183,6 +187,37 @@ class OperationDetails(TypedDict):
     startedBy: str
     createdAt: str
     updatedAt: str
+    finishedAt: str | None
+
+
+class Difference(TypedDict):
+    """One event on which both sides differ, and what was done about it; null: a person must look."""
+
+    sequence: int
+    messageId: str
+    kind: DifferenceText
+    repair: Literal["sent_again", "acknowledged", "replay_asked"] | None
+
+
+class ReconciliationDetails(TypedDict):
+    """A comparison of what was sent over a connection with what was stored, and what it found."""
+
+    id: str
+    connectionId: str
+    direction: DirectionText
+    streamEpoch: str
+    status: ReconciliationStatusText
+    fromSequence: int
+    toSequence: int
+    #: Numbers compared; differences found, and those of them that were mended.
+    compared: int
+    found: int
+    repaired: int
+    differences: list[Difference]
+    error: str | None
+    errorDetail: str | None
+    askedBy: str
+    createdAt: str
     finishedAt: str | None
 
 
