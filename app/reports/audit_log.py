@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 from app.database import db
 from app.models import AuditEntry, Workspace
 from app.reports.paging import DEFAULT_LIMIT, ListKey, Page, check_limit, cut, read_cursor, write_cursor
+from app.reports.times import rfc3339
 
 
 class AuditRow(TypedDict):
@@ -22,8 +23,8 @@ class AuditRow(TypedDict):
     action: str
     objectKind: str
     objectId: str
-    before: dict[str, Any]
-    after: dict[str, Any]
+    before: dict[str, str]
+    after: dict[str, str]
     workspace: str | None
     requestId: str | None
 
@@ -105,7 +106,7 @@ def _row(entry: AuditEntry, workspace: str | None) -> AuditRow:
     )
 
 
-def _values(text: str | None) -> dict[str, Any]:
+def _values(text: str | None) -> dict[str, str]:
     """What was recorded; a text that was cut is shown as it is."""
     if text is None:
         return {}
@@ -113,4 +114,14 @@ def _values(text: str | None) -> dict[str, Any]:
         values = orjson.loads(text)
     except orjson.JSONDecodeError:
         return {"…": text}
-    return values if isinstance(values, dict) else {"": values}
+    named = values if isinstance(values, dict) else {"": values}
+    return {name: _shown(name, value) for name, value in named.items() if value is not None}
+
+
+def _shown(name: str, value: Any) -> str:
+    """A value in words; what ends in `_at` is a time in ms."""
+    if name.endswith("_at") and isinstance(value, int):
+        return rfc3339(value)
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in value)
+    return str(value) if not isinstance(value, bool) else ("yes" if value else "no")

@@ -122,6 +122,7 @@ def register(app: Flask) -> None:
         NAV=NAV,
         may=gate.may,
         sprite=pictures.sprite_url,
+        asset=pictures.asset,
         csrf_token=generate_csrf,
         nav_href=nav_href,
         with_query=view.with_query,
@@ -129,6 +130,7 @@ def register(app: Flask) -> None:
     for name in (blueprint.name for blueprint in PAGES):
         app.before_request_funcs.setdefault(name, []).append(_protect)
         app.after_request_funcs.setdefault(name, []).append(secure)
+    app.after_request(pictures.keep_marked)
     app.teardown_request(lambda _error: act_as_instance())
     for blueprint in (*PAGES, pictures.bp):
         app.register_blueprint(blueprint)

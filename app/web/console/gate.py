@@ -143,6 +143,7 @@ def sign_in(user: User) -> None:
     session.clear()
     session[SESSION_KEY] = secret
     forget()
+    _act_as(user)
 
 
 def sign_out() -> None:
@@ -193,9 +194,12 @@ def _identity() -> sessions.Identity | None:
         secret = session.get(SESSION_KEY)
         here.identity = sessions.find(secret) if isinstance(secret, str) else None
         if here.identity is not None:
-            user = here.identity.user
-            audit.act_as(audit.Actor("user", user.public_id, user.email, request.remote_addr))
+            _act_as(here.identity.user)
     return here.identity
+
+
+def _act_as(user: User) -> None:
+    audit.act_as(audit.Actor("user", user.public_id, user.email, request.remote_addr))
 
 
 def _here() -> _Here:

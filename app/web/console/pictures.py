@@ -1,6 +1,8 @@
-"""Icons: of the 2,000 in the package's sprite (1.1 MB), those that our pages name, as one small file.
+"""What pages load: files whose addresses change with what is in them, and the icons.
 
-Cut once per process, when the first page is made: an icon is named in a template or a view as a quoted word.
+Of the 2,000 icons in the package's sprite (1.1 MB) only those are served that our pages name, as one small
+file. It is cut once per process, when the first page is made: an icon is named in a template or a view as a
+quoted word.
 """
 
 import hashlib
@@ -9,13 +11,14 @@ from functools import lru_cache
 from pathlib import Path
 
 import flask_bootstrap
-from flask import Blueprint, Response, url_for
+from flask import Blueprint, Response, request, url_for
 
 from app.config import ROOT
 
 bp = Blueprint("pictures", __name__)
 
-_WHOLE = Path(flask_bootstrap.__file__).parent / "static" / "bootstrap5" / "icons" / "bootstrap-icons.svg"
+_PACKAGE = Path(flask_bootstrap.__file__).parent / "static" / "bootstrap5"
+_WHOLE = _PACKAGE / "icons" / "bootstrap-icons.svg"
 _SYMBOL = re.compile(r'<symbol[^>]*\bid="([a-z0-9-]+)".*?</symbol>', re.S)
 _QUOTED = re.compile(r"""["']([a-z][a-z0-9-]*)["']""")
 
@@ -35,6 +38,28 @@ def sprite() -> bytes:
 def version() -> str:
     """Changes when the icons do."""
     return hashlib.sha256(sprite()).hexdigest()[:12]
+
+
+def asset(filename: str, endpoint: str = "static") -> str:
+    """The address of a file of ours or of the package, with a mark of its content."""
+    folder = _PACKAGE if endpoint == "bootstrap.static" else ROOT / "static"
+    return url_for(endpoint, filename=filename, v=_mark(folder / filename))
+
+
+def keep_marked(response: Response) -> Response:
+    """Let browsers keep files whose address has such a mark: another content has another address."""
+    if (
+        request.endpoint in ("static", "bootstrap.static")
+        and "v" in request.args
+        and response.status_code == 200
+    ):
+        response.headers["Cache-Control"] = _FOR_EVER
+    return response
+
+
+@lru_cache(maxsize=16)
+def _mark(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 def sprite_url() -> str:

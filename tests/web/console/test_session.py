@@ -31,6 +31,8 @@ def test_a_person_signs_in_by_password_and_is_where_they_wanted_to_be(console: C
 
     assert answer.headers["Location"] == "/w/default/members?a=b"
     assert ann.email in console.page("members").text
+    [row] = console.page("/admin/audit", kind="user", actor=ann.email).rows()
+    assert (row[2], row[4], row[6]) == ("user.sign_in", "how: password", "127.0.0.1")
 
 
 def test_the_form_has_the_labels_and_the_button_that_scripts_look_for(console: Console, ann: User) -> None:
