@@ -5,12 +5,12 @@ import sys
 import time
 import traceback
 
-from drills import clocks, crashes, crowds, faults, keys
+from drills import backups, clocks, crashes, crowds, faults, keys, upgrades
 from drills.drill import DRILLS, Drill, Skipped, Tally
 from drills.world import World
 
 #: Modules whose drills there are, in the order in which they are done.
-_MODULES = (crashes, faults, clocks, keys, crowds)
+_MODULES = (crashes, faults, clocks, keys, backups, crowds, upgrades)
 
 #: Width of what a drill does.
 _WHAT = 80

@@ -12,10 +12,11 @@ import contextlib
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -25,7 +26,7 @@ from typing import NamedTuple
 import redis
 
 from app import create_app, embedded
-from app.config import Config
+from app.config import ROOT, Config
 from app.database import db
 from drills.drill import Skipped, Tally
 from drills.load import Load
@@ -170,9 +171,9 @@ class World:
         self._numbers = count(1)
 
     def __enter__(self) -> "World":
-        self._folder = Path(tempfile.mkdtemp(prefix="tidings-drills-", dir="/tmp"))
-        self._folder.chmod(0o711)
-        self._exits.callback(shutil.rmtree, self._folder, ignore_errors=True)
+        self.folder = Path(tempfile.mkdtemp(prefix="tidings-drills-", dir="/tmp"))
+        self.folder.chmod(0o711)
+        self._exits.callback(shutil.rmtree, self.folder, ignore_errors=True)
         if self.engine == "postgresql":
             # As durable as PostgreSQL is by default: it will be killed.
             self.server = self._exits.enter_context(engines.postgresql(durable=True))
@@ -196,12 +197,16 @@ class World:
         self._pair = None
         self._pair_exits.close()
 
-    def make_pair(self, exits: contextlib.ExitStack) -> Pair:
-        """Two instances that are up, the second connected to the first; both end with the stack."""
+    def make_pair(self, exits: contextlib.ExitStack, root: Path = ROOT) -> Pair:
+        """Two instances that are up, the second connected to the first; both end with the stack.
+
+        root: the folder of their code.
+        """
         beta = self.station("beta", exits)
         alpha = self.station(
             "alpha", exits, FEDERATION_AUTO_ACCEPT=beta.base_url, FEDERATION_AUTO_GRANT="drill.**"
         )
+        alpha.root = beta.root = root
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(Instance.start, (alpha, beta)))
         at_beta = connect(beta, alpha)
@@ -212,7 +217,7 @@ class World:
 
     def station(self, name: str, exits: contextlib.ExitStack, **environ: str) -> Station:
         """An instance that is not started yet; it ends with the stack."""
-        folder = self._folder / f"{name}-{next(self._numbers)}"
+        folder = self.folder / f"{name}-{next(self._numbers)}"
         folder.mkdir(mode=0o711)
         wire = Wire(rng=Random(self.rng.random()))
         exits.callback(wire.close)
@@ -240,6 +245,28 @@ class World:
         name = self.server.create(folder=tables)
         exits.callback(self.server.drop, name)
         return self.server.url(name)
+
+    def back_up(self, station: Station) -> Callable[[], None]:
+        """Copy the database of an instance that is down; returns what puts the copy in its place."""
+        if self.server is None:
+            database = Path(station.environ["DATA_DIR"]) / "tidings.db"
+            backup = station.folder / "backup.db"
+            with contextlib.closing(sqlite3.connect(database)) as connection:
+                connection.execute("VACUUM INTO ?", (str(backup),))
+
+            def restore() -> None:
+                for name in ("", "-wal", "-shm"):
+                    Path(f"{database}{name}").unlink(missing_ok=True)
+                shutil.move(backup, database)
+
+            return restore
+        server, url = self.server, station.environ["DATABASE_URL"]
+        copy = server.url(server.create(template=url.rpartition("/")[2]))
+
+        def use_copy() -> None:
+            station.environ["DATABASE_URL"], station.book = copy, Book(copy)
+
+        return use_copy
 
     # Load and proof
 
