@@ -586,7 +586,9 @@ class ForeignPeer:
     def _receive_control(self, request: Received) -> Reply:
         message = request.value
         expected = (
-            SUBSCRIPTION if message["type"].startswith(("subscription.", "replay.", "gap")) else CONNECTION
+            SUBSCRIPTION
+            if message["type"].startswith(("subscription.", "replay.", "gap", "reconcile"))
+            else CONNECTION
         )
         if request.path != expected:
             raise ValueError(f"{message['type']} came to {request.path}")
@@ -864,7 +866,7 @@ class ForeignPeer:
 
     def send_control(self, link: Link, message: Message, transport: Transport | None = None) -> Answer:
         """Post a control message where it belongs, and check the ack if there is one."""
-        of_events = message["type"].startswith(("subscription.", "replay.", "gap"))
+        of_events = message["type"].startswith(("subscription.", "replay.", "gap", "reconcile"))
         path = SUBSCRIPTION if of_events else CONNECTION
         answer = self.post(link.remote.base_url, path, message, transport)
         if answer.status < 300:
