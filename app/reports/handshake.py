@@ -76,8 +76,38 @@ class Entry(NamedTuple):
     who: str
     what: str
     detail: str
-    #: Public id of who did it here, or the control message's id.
+    #: The control message's id.
     ref: str = ""
+
+    @property
+    def words(self) -> str:
+        """`We asked for the connection`; what was done here, and what is in words already, as it is."""
+        verb = _VERBS.get(self.what)
+        if verb is None or self.who == "here":
+            return self.what
+        return f"{'We' if self.who == 'us' else 'They'} {verb}"
+
+
+#: What the sender of a control message does.
+_VERBS = {
+    ControlType.CONNECTION_REQUEST.value: "asked for the connection",
+    ControlType.CONNECTION_ACCEPT.value: "accepted it",
+    ControlType.CONNECTION_REJECT.value: "rejected it",
+    ControlType.CONNECTION_SUSPEND.value: "suspended it",
+    ControlType.CONNECTION_RESUME.value: "resumed it",
+    ControlType.CONNECTION_DISCONNECT.value: "ended it",
+    ControlType.VERIFICATION.value: "asked for a signed answer",
+    ControlType.HEARTBEAT.value: "told how far the stream has come",
+    ControlType.KEYS_CHANGED.value: "told of a change of keys",
+    ControlType.SUBSCRIPTION_REQUEST.value: "asked to subscribe, or to renew",
+    ControlType.SUBSCRIPTION_APPROVE.value: "approved a subscription",
+    ControlType.SUBSCRIPTION_REJECT.value: "rejected a subscription",
+    ControlType.SUBSCRIPTION_REVOKE.value: "revoked a subscription",
+    ControlType.SUBSCRIPTION_CANCEL.value: "cancelled a subscription",
+    ControlType.REPLAY_REQUEST.value: "asked for a replay",
+    ControlType.REPLAY_COMPLETE.value: "ended a replay",
+    ControlType.GAP.value: "told of numbers that will not come",
+}
 
 
 def steps(connection: Connection) -> list[Step]:

@@ -14,6 +14,7 @@ BASE = 124
 FULL = 112
 #: A bar that stands for something is never lower than this, pixels.
 _LEAST = 2
+_DAY_MS = 86_400_000
 
 
 def bars(traffic: Traffic, href: Callable[[int, int], str]) -> dict[str, Any]:
@@ -83,10 +84,18 @@ def sentence(traffic: Traffic) -> str:
 
 
 def _hours(traffic: Traffic) -> list[tuple[int, str]]:
-    """Four times below the base line, and the end."""
+    """Four times below the base line, short enough for a narrow screen, and the end."""
     starts = traffic.starts()
-    return [(share, _clock(starts[len(starts) * share // 100])) for share in (0, 25, 50, 75)] + [(100, "now")]
+    form = "%-d %b" if traffic.period.step_ms * traffic.period.buckets > _DAY_MS else "%H:%M"
+    return [
+        *((share, _moment(starts[len(starts) * share // 100], form)) for share in (0, 25, 50, 75)),
+        (100, "now"),
+    ]
 
 
 def _clock(timestamp_ms: int) -> str:
-    return f"{datetime.fromtimestamp(timestamp_ms // 1000, UTC):%-d %b %H:%M}"
+    return _moment(timestamp_ms, "%-d %b %H:%M")
+
+
+def _moment(timestamp_ms: int, form: str) -> str:
+    return datetime.fromtimestamp(timestamp_ms // 1000, UTC).strftime(form)

@@ -195,7 +195,9 @@ def disconnect(workspace: Workspace, connection_id: UUID) -> ResponseReturnValue
     return confirm(
         f"Disconnect from {row.name}?",
         form=form,
-        button=f"Disconnect and give up {waiting} deliveries" if row.waiting else "Disconnect",
+        button=f"Disconnect and give up {waiting} {'delivery' if waiting == 1 else 'deliveries'}"
+        if row.waiting
+        else "Disconnect",
         back=url,
         keep="Keep the connection",
         lead="This cannot be undone: to exchange events again, one of you sends a new request.",

@@ -8,6 +8,7 @@ from flask import Blueprint, Response
 from app.models import Connection, Workspace
 from app.reports import handshake
 from app.reports.connections import connection_row
+from app.reports.our_keys import WORDS
 from app.reports.peers import WAITING_CAP, PeerRow, peer_rows
 from app.web.console.view import render
 
@@ -61,6 +62,7 @@ def show(
         c=connection,
         row=row,
         next=handshake.next_step(connection, row.waiting),
+        kinds=WORDS,
         tab=tab,
         tabs=_tabs(workspace, connection, row),
         **more,

@@ -11,6 +11,8 @@ from app.errors import ConnectionExists
 from app.federation import connections, identity
 from app.federation.look import Look, look
 from app.models import Role, Workspace
+from app.protocol.keys import Algorithm
+from app.reports.our_keys import WORDS
 from app.reports.peers import TABS, list_peers, tab_counts
 from app.web.console import connection_acts, connection_pages
 from app.web.console.connection_frame import bp, one_url
@@ -139,5 +141,6 @@ def _show_preview(workspace: Workspace, form: RequestForm, seen: Look) -> Respon
         form=form,
         look=seen,
         preview=seen.preview,
+        kind=WORDS.get(Algorithm(seen.preview.algorithm), "") if seen.preview else "",
         ours=identity.local_instance(),
     )

@@ -97,7 +97,7 @@ def test_those_that_need_somebody_stand_first_and_tabs_count_them(here: Console)
     assert page.texts(".tabs a") == [
         "All 6", "Requests in 1", "Requests out 1", "Active 1", "Failing 1", "Suspended 1", "Closed 1",
     ]  # fmt: skip
-    assert "2 failures in a row" in page.text
+    assert "2 in a row failed" in page.text
 
 
 def test_a_tab_shows_its_own_and_says_when_there_are_none(here: Console) -> None:
@@ -588,9 +588,9 @@ def test_the_history_has_both_sides_words_and_what_was_done_here(
 
     rows = open_alpha.page(_path(connection, "history")).rows("#history")
 
-    assert ["done here", "connection.suspend"] in [row[1:3] for row in rows]
-    assert ["we said", "connection.request"] in [row[1:3] for row in rows]
-    assert ["they said", "connection.accept"] in [row[1:3] for row in rows]
+    assert ["here", "connection.suspend"] in [row[1:3] for row in rows]
+    assert ["us", "We asked for the connection connection.request"] in [row[1:3] for row in rows]
+    assert ["them", "They accepted it connection.accept"] in [row[1:3] for row in rows]
 
 
 def test_the_tabs_of_events_and_subscriptions_show_this_connection_alone(here: Console) -> None:
