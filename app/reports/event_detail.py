@@ -213,7 +213,7 @@ def verdict(event: EventFacts, deliveries: Sequence[DeliveryShown]) -> Verdict:
 _STANDS = {
     "dead": "given up, a dead letter",
     "held": "held here",
-    "retrying": "tried again by itself",
+    "retrying": "not yet; it is tried again by itself",
     "sending": "being sent now",
     "pending": "in the queue",
 }

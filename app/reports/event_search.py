@@ -146,7 +146,7 @@ def neighbours(workspace_id: int, search: Search, event_id: int) -> tuple[str | 
     for backward in (True, False):
         position = (event_id,)
         place = _place(workspace_id, search, None if backward else position, position if backward else None)
-        seen = _find(workspace_id, search, place, 1, clock.monotonic() + FIRST_MS / 2000)
+        seen = _find(workspace_id, search, place, 1, clock.monotonic() + FIRST_MS / 3000)
         found.append(seen.rows[0].message_id if seen.rows else None)
     return found[0], found[1]
 

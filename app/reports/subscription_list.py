@@ -27,7 +27,7 @@ PREVIEW_EVENTS = 1_000
 #: Samples that a preview shows.
 SAMPLES = 3
 #: Rows that are looked at for one page, shared by its connections, and the fewest of each.
-_TRAFFIC_ROWS, _FEWEST = 20_000, 500
+_TRAFFIC_ROWS, _FEWEST = 10_000, 500
 
 #: Deliveries that are looked at before a grant is taken back.
 _WITHDRAWN_ROWS = 20_000

@@ -66,7 +66,7 @@ def index(workspace: Workspace) -> ResponseReturnValue:
         href=href,
         is_tail=is_tail,
         refresh=_TAIL_S if is_tail else None,
-        curl=publishing.get_command("/events/messages"),
+        commands=publishing.list_commands(query.search),
     )
 
 

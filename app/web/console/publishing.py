@@ -4,6 +4,7 @@ import json
 import shlex
 import uuid
 from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 import orjson
 
@@ -13,6 +14,8 @@ from app.config import settings
 from app.outbox.publish import publish_event
 from app.protocol.canonical import loads
 from app.protocol.errors import FieldError, InvalidRequest, Problem, invalid
+from app.protocol.event_types import is_event_type
+from app.reports.search import Search
 from app.reports.times import rfc3339
 from app.web.api import idempotency
 
@@ -144,6 +147,24 @@ def subscribe_commands(connection: str, pattern: str) -> tuple[str, str]:
         f"  {settings().base_url}/api/v1/federation/events/subscribe"
     )
     return f"flask subscription create {shlex.quote(connection)} {shlex.quote(_ascii(pattern))}", curl
+
+
+def list_commands(search: Search) -> tuple[str, str]:
+    """The list with `flask` and with curl, with those terms of the search that they know too."""
+    given: list[tuple[str, str, str]] = []
+    if search.direction is not None:
+        given.append(("--direction", "direction", search.direction.value))
+    if len(search.types) == 1 and is_event_type(search.types[0]):
+        given.append(("--type", "eventType", search.types[0]))
+    if len(search.statuses) == 1:
+        given.append(("--status", "status", search.statuses[0].value))
+    if search.after is not None:
+        given.append(("--after", "createdAfter", rfc3339(search.after)))
+    if search.before is not None:
+        given.append(("--before", "createdBefore", rfc3339(search.before)))
+    flask = " ".join(["flask event list", *(f"{option} {value}" for option, _, value in given)])
+    query = urlencode([(name, value) for _, name, value in given], safe=":")
+    return flask, get_command(f"/events/messages?{query}" if query else "/events/messages")
 
 
 def get_command(path: str) -> str:

@@ -261,6 +261,17 @@ def test_an_event_of_another_workspace_is_not_found(console: Console, scene: Sce
     assert found.status == 404
 
 
+def test_the_same_list_from_a_shell(console: Console, scene: Scene) -> None:
+    page = console.page("events", q="direction:in type:task.created status:dead before:2026-01-31 peer:x")
+
+    flask, curl = page.texts(".command pre")
+    assert flask == (
+        "flask event list --direction incoming --type task.created --status dead "
+        "--before 2026-01-31T00:00:00.000Z"
+    )
+    assert "direction=incoming&eventType=task.created&status=dead&createdBefore=2026-01-31T00:00" in curl
+
+
 # Files
 
 
@@ -471,7 +482,7 @@ def test_each_attempt_is_shown_with_its_answer(console: Console, scene: Scene) -
 
     page = console.page(f"events/{published.message_id}")
 
-    assert "The peer does not have it. Peer: tried again by itself." in page.text
+    assert "The peer does not have it. Peer: not yet; it is tried again by itself." in page.text
     assert "Attempt 5: answered 503, overloaded" in page.text
     assert "<h1>busy</h1>" in page.text
     assert page.texts(".timeline details summary")[-1] == "2 earlier attempts"
