@@ -1,11 +1,13 @@
 """Keys: replaced in the middle of a burst, taken back, and lost for good."""
 
+import time
+
 import sqlalchemy as sa
 
 from app.database import db, transaction
 from app.models import KeyTold, SigningKey
 from drills.drill import Tally, drill
-from drills.world import World
+from drills.world import Pair, World
 from tests.engines import until
 
 
@@ -50,8 +52,7 @@ def lose_keys(world: World) -> Tally:
         pair.alpha.start(init=False)
         load.wait_for(world.breath)
         pair.beta.start(init=False)
-        pair.alpha.post(f"/connections/{pair.at_alpha}/retry-now")
-        until(lambda: pair.beta.get(f"/connections/{pair.at_beta}")["keyReview"], "the question at beta")
+        until(lambda: _is_asked(pair), "the question at beta")
         load.wait_for(world.breath)
         pair.beta.post(f"/connections/{pair.at_beta}/keys/accept")
         pair.alpha.post(f"/connections/{pair.at_alpha}/retry-now")
@@ -61,3 +62,10 @@ def lose_keys(world: World) -> Tally:
 
 def _is_active(row: dict[str, object]) -> bool:
     return row["status"] == "active"
+
+
+def _is_asked(pair: Pair) -> bool:
+    """Whether beta asks its people about the new key. Alpha is held at its first refusal, until a retry."""
+    pair.alpha.post(f"/connections/{pair.at_alpha}/retry-now")
+    time.sleep(1)
+    return bool(pair.beta.get(f"/connections/{pair.at_beta}")["keyReview"])
