@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from app.database import db
+from app.database import db, table_of
 from app.federation.lifecycle import sending_clause
 from app.models import Connection, Delivery, Event
 from app.models.ids import IdKind, public_id
@@ -43,6 +43,8 @@ class Standing(StrEnum):
     DEAD = "dead"  #: given up
     WITHDRAWN = "withdrawn"  #: nobody wants them any more
 
+
+_DELIVERY = table_of(Delivery)
 
 _STATES: dict[Standing, tuple[DeliveryState, ...]] = {
     Standing.OPEN: (DeliveryState.PENDING, DeliveryState.SENDING),
@@ -123,6 +125,17 @@ class Counts:
     retrying: int
     sending: int
     dead: int
+
+
+#: Columns that `_rest` looks at.
+_FILTERED = (
+    Delivery.id,
+    Delivery.connection_id,
+    Delivery.event_type,
+    Delivery.state,
+    Delivery.error_code,
+    Delivery.attempts,
+)
 
 
 class _Found(NamedTuple):
@@ -241,30 +254,29 @@ def _find(
     before: int | None,
     wanted: int,
 ) -> _Found:
-    rest = _conditions(chosen)
     index = [Delivery.workspace_id == workspace_id, Delivery.state == state]
     if lanes is not None:
         own = [Delivery.connection_id.in_(lanes), Delivery.state == state]
         if _are_few(own):
-            return _Found(_numbers([*own, *rest], before, wanted), None)
-        rest.append(Delivery.connection_id.in_(lanes))
+            return _Found(_few(own, chosen, before)[:wanted], None)
     elif chosen.event_type is not None and state is DeliveryState.DELIVERED:
         index = [Delivery.workspace_id == workspace_id, Delivery.event_type == chosen.event_type]
-        rest.append(Delivery.state == state)
-    if not rest:
-        return _Found(_numbers(index, before, wanted), None)
-    return _search(index, rest, before, wanted)
+    elif not _rest(chosen, None, _DELIVERY.c):
+        return _Found(list(db.session.scalars(_numbers(index, before, wanted))), None)
+    return _search(index, chosen, state, lanes, before, wanted)
 
 
-def _conditions(chosen: Chosen) -> list[sa.ColumnElement[bool]]:
-    """What no index of the states answers."""
+def _rest(chosen: Chosen, lanes: list[int] | None, row: Any) -> list[sa.ColumnElement[bool]]:
+    """What is left of the filter beside the index, of these columns."""
     conditions: list[sa.ColumnElement[bool]] = []
+    if lanes is not None:
+        conditions.append(row.connection_id.in_(lanes))
     if chosen.event_type is not None:
-        conditions.append(Delivery.event_type == chosen.event_type)
+        conditions.append(row.event_type == chosen.event_type)
     if chosen.error is not None:
-        conditions.append(Delivery.error_code == chosen.error)
+        conditions.append(row.error_code == chosen.error)
     if chosen.standing is Standing.RETRYING:
-        conditions.append(sa.or_(Delivery.attempts > 0, Delivery.error_code.is_not(None)))
+        conditions.append(sa.or_(row.attempts > 0, row.error_code.is_not(None)))
     return conditions
 
 
@@ -273,16 +285,25 @@ def _are_few(own: Sequence[sa.ColumnElement[bool]]) -> bool:
     return (db.session.scalar(sa.select(sa.func.count()).select_from(some)) or 0) <= _FEW
 
 
-def _numbers(conditions: Sequence[sa.ColumnElement[bool]], before: int | None, wanted: int) -> list[int]:
+def _few(own: Sequence[sa.ColumnElement[bool]], chosen: Chosen, before: int | None) -> list[int]:
+    """All of a few that fit, newest first: in the order of another index a database would look at many."""
+    query = sa.select(Delivery.id).where(*own, *_rest(chosen, None, _DELIVERY.c))
+    found = db.session.scalars(query)
+    return sorted((number for number in found if before is None or number < before), reverse=True)
+
+
+def _numbers(conditions: Sequence[sa.ColumnElement[bool]], before: int | None, wanted: int) -> sa.Select[int]:
     query = sa.select(Delivery.id).where(*conditions)
     if before is not None:
         query = query.where(Delivery.id < before)
-    return list(db.session.scalars(query.order_by(Delivery.id.desc()).limit(wanted)))
+    return query.order_by(Delivery.id.desc()).limit(wanted)
 
 
 def _search(
     index: Sequence[sa.ColumnElement[bool]],
-    rest: Sequence[sa.ColumnElement[bool]],
+    chosen: Chosen,
+    state: DeliveryState,
+    lanes: list[int] | None,
     before: int | None,
     wanted: int,
 ) -> _Found:
@@ -291,12 +312,13 @@ def _search(
     looked, block = 0, 4 * wanted
     while looked < BOUND:
         size = min(block, BOUND - looked)
-        numbers = _numbers(index, before, size)
+        query = _numbers(index, before, size)
+        numbers = list(db.session.scalars(query))
         if numbers:
             looked, before = looked + len(numbers), numbers[-1]
-            fits = sa.select(Delivery.id).where(
-                Delivery.id >= numbers[-1], Delivery.id <= numbers[0], *index, *rest
-            )
+            # The block as a table of its own, so that no database takes another index for it.
+            row = query.with_only_columns(*_FILTERED).subquery().c
+            fits = sa.select(row.id).where(row.state == state, *_rest(chosen, lanes, row))
             found += sorted(db.session.scalars(fits), reverse=True)
         if len(numbers) < size:
             return _Found(found, None)
