@@ -13,16 +13,14 @@ Two requests of one connection take turns: the connection's row is locked from t
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from app import metrics
 from app.clock import now_ms
-from app.database import db, is_sqlite, lock_workspace_inbox, table_of, transaction
+from app.database import db, lock_workspace_inbox, table_of, transaction
 from app.federation.identity import MAX_EVENT_BYTES, signer_for
 from app.federation.lifecycle import lock, refusal_of_events
 from app.federation.receiving import heard_from
@@ -31,6 +29,7 @@ from app.inbox import acks, traces
 from app.inbox.replays import asked_for, note_arrivals
 from app.inbox.stream import MAX_AHEAD, came, fill_ranges, note_head, open_stream, stream_of_epoch
 from app.inbox.traces import Trace
+from app.many import insert_many
 from app.models import Connection, Direction, Event, EventAlias, EventStatus, Replay, Stream
 from app.protocol.errors import (
     InvalidIssuer,
@@ -358,7 +357,8 @@ class _Reception:
             }
             for item in wanted
         ]
-        stored = db.session.connection().execute(_insert_new(is_sqlite()), rows)
+        # New by either unique constraint; the rest is left out without an error.
+        stored = insert_many(_EVENT, rows, skip=True, returning=("message_id", "sequence"))
         return {(message_id, sequence) for message_id, sequence in stored}
 
     def _look_up(self, rest: Sequence[Arrival]) -> None:
@@ -436,10 +436,3 @@ class _Reception:
             # Not stored, and nothing in the way: the same id or number came twice in this request.
             return SequenceConflict("the number comes twice")
         return NotSubscribed(f"no subscription here covers {item.event.event_type}")
-
-
-@lru_cache(maxsize=2)
-def _insert_new(on_sqlite: bool) -> Any:
-    """INSERT of what is new by either unique constraint; the rest is left out without an error."""
-    insert = sqlite.insert(_EVENT) if on_sqlite else postgresql.insert(_EVENT)
-    return insert.on_conflict_do_nothing().returning(_EVENT.c.message_id, _EVENT.c.sequence)

@@ -4,56 +4,18 @@ The publisher filters: what no active grant covers never becomes a delivery. An 
 subscriptions of one connection cover is sent once.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-import sqlalchemy as sa
-
-from app.database import db, table_of
+from app.database import table_of
 from app.federation.subscriptions import grants_for
-from app.models import Delivery, Event
+from app.many import insert_many
+from app.models import Delivery
 from app.protocol.event_types import Matcher
 from app.protocol.states import DeliveryState
 
-#: Events of one statement; SQLite takes 32,766 parameters.
-_PAGE = 1_000
-
 _DELIVERY = table_of(Delivery)
-_EVENT = table_of(Event)
-
-_DELIVER = sa.insert(_DELIVERY).from_select(
-    [
-        "workspace_id",
-        "event_id",
-        "connection_id",
-        "event_type",
-        "state",
-        "attempts",
-        "refusals",
-        "next_attempt_at",
-        "trigger",
-        "created_at",
-    ],
-    sa.select(
-        _EVENT.c.workspace_id,
-        _EVENT.c.id,
-        sa.bindparam("to_connection", type_=sa.BigInteger),
-        _EVENT.c.event_type,
-        sa.literal(DeliveryState.PENDING, _DELIVERY.c.state.type),
-        sa.literal(0, sa.Integer),
-        sa.literal(0, sa.Integer),
-        _EVENT.c.created_at,
-        sa.literal("auto", sa.String),
-        _EVENT.c.created_at,
-    )
-    .where(
-        _EVENT.c.message_id.in_(sa.bindparam("message_ids", expanding=True)),
-        # Ours, not one that came in. Said so that no planner starts with all that are ours: a plain IS NULL
-        # has an index, and SQLite prefers it to that of the ids.
-        sa.func.coalesce(_EVENT.c.connection_id, 0) == 0,
-    )
-    .order_by(_EVENT.c.id),
-    include_defaults=False,
-)
+_NEW = {"state": DeliveryState.PENDING, "attempts": 0, "refusals": 0, "trigger": "auto"}
 
 
 def subscribers(workspace_id: int, event_types: Iterable[str]) -> dict[str, list[int]]:
@@ -62,10 +24,22 @@ def subscribers(workspace_id: int, event_types: Iterable[str]) -> dict[str, list
     return {event_type: sorted(set(matcher.find(event_type))) for event_type in set(event_types)}
 
 
-def store_deliveries(message_ids: Mapping[int, Sequence[str]]) -> None:
-    """Store a delivery of each event of ours {connection id: messageIds}, one statement a connection."""
-    connection = db.session.connection()
-    for connection_id, ids in message_ids.items():
-        for start in range(0, len(ids), _PAGE):
-            page = ids[start : start + _PAGE]
-            connection.execute(_DELIVER, {"to_connection": connection_id, "message_ids": page})
+def store_deliveries(destinations: Iterable[tuple[int, int, Mapping[str, Any]]]) -> None:
+    """Store a delivery for each (connection id, event id, row of the event), due at once.
+
+    Those of one connection are sent in the order given here.
+    """
+    rows = [
+        {
+            "workspace_id": event["workspace_id"],
+            "event_id": event_id,
+            "connection_id": connection_id,
+            "event_type": event["event_type"],
+            "next_attempt_at": event["created_at"],
+            "created_at": event["created_at"],
+            **_NEW,
+        }
+        for connection_id, event_id, event in destinations
+    ]
+    if rows:
+        insert_many(_DELIVERY, rows)

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-import sqlalchemy as sa
 from sqlalchemy import Engine
 
 from app.clock import now_ms
-from app.database import db, is_sqlite, is_writing, table_of, transaction
+from app.database import db, is_writing, table_of, transaction
 from app.federation.identity import MAX_EVENT_BYTES, signer
+from app.many import insert_many
 from app.models import Direction, Event, EventStatus
 from app.outbox import dispatch
 from app.outbox.fanout import store_deliveries, subscribers
@@ -217,7 +217,6 @@ def _sign_alone(ours: Signer, draft: _Draft) -> EventSignature:
 
 
 _EVENT = table_of(Event)
-_INSERT = sa.insert(_EVENT)
 
 
 def _store_all(groups: Iterable[_Signed]) -> list[Published]:
@@ -225,23 +224,20 @@ def _store_all(groups: Iterable[_Signed]) -> list[Published]:
     published: list[Published] = []
     with transaction():
         rows: list[dict[str, Any]] = []
-        to: dict[int, list[str]] = defaultdict(list)
+        to: list[tuple[int, dict[str, Any]]] = []
         for group in groups:
             receivers = subscribers(group.workspace_id, {draft.event_type for draft, _ in group.events})
             for draft, signed in group.events:
                 connections = receivers[draft.event_type]
-                for connection_id in connections:
-                    to[connection_id].append(draft.message_id)
-                rows.append(_row(group, draft, signed, bool(connections)))
+                row = _row(group, draft, signed, bool(connections))
+                rows.append(row)
+                to += [(connection_id, row) for connection_id in connections]
                 published.append(
                     Published(draft.message_id, draft.event_type, draft.timestamp, len(connections))
                 )
-        # Each engine's cheap way to insert many: SQLite row by row in the driver, PostgreSQL as one
-        # statement, which SQLAlchemy makes only where something is returned.
-        statement = _INSERT if is_sqlite() else _INSERT.returning(_EVENT.c.id)
-        db.session.connection().execute(statement, rows)
-        store_deliveries(to)
-        dispatch.wake(to)
+        ids = dict(insert_many(_EVENT, rows, returning=("message_id", "id")))
+        store_deliveries((connection_id, ids[row["message_id"]], row) for connection_id, row in to)
+        dispatch.wake({connection_id for connection_id, _ in to})
     return published
 
 

@@ -24,6 +24,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "limits",
         "transport queue",
         "models",
+        "many",
         "embedded database config clock backoff errors metrics log processes",
         "protocol",
     )
