@@ -97,6 +97,12 @@ def end_all(user_id: int) -> int:
         return _end(SignIn.user_id == user_id)
 
 
+def end_others(user_id: int, session_id: int) -> int:
+    """End all sign-ins of a user but this one; how many there were. Commits."""
+    with transaction():
+        return _end(sa.and_(SignIn.user_id == user_id, SignIn.id != session_id))
+
+
 def _end(which: sa.ColumnElement[bool]) -> int:
     ended = db.session.execute(
         sa.update(SignIn)

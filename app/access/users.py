@@ -80,6 +80,20 @@ def hash_password(password: str) -> str:
         return _hasher.hash(password)
 
 
+def change_password(user_id: int, current: str, password: str) -> None:
+    """Give a user another password. Commits.
+
+    Raises InvalidRequest at /current if that is not the present one, at /password for one that cannot be.
+    """
+    user = db.session.get_one(User, user_id)
+    if not password_matches(user, current):
+        raise invalid("/current", "this is not your password")
+    hashed = hash_password(password)
+    with transaction():
+        db.session.execute(sa.update(User).where(User.id == user_id).values(password_hash=hashed))
+        audit.record("user.set_password", "user", user.public_id)
+
+
 def authenticate(email: str, password: str) -> User | None:
     """The user with this address and password, or None: which of the two was wrong does not show.
 

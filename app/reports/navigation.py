@@ -32,11 +32,6 @@ class Counts:
     waiting: int
     dead: int
 
-    @property
-    def attention(self) -> int:
-        """How many things a person must look at; all dead letters are one."""
-        return self.requests + self.approvals + self.key_reviews + bool(self.dead)
-
     def by_entry(self) -> dict[str, Count]:
         """Counts by the entry of the rail; what is zero is left out."""
         entries = {

@@ -13,6 +13,7 @@ from flask_wtf.csrf import CSRFProtect, generate_csrf
 
 from app.access.audit import act_as_instance
 from app.web.console import (
+    account,
     audit,
     connections,
     dead_letters,
@@ -53,6 +54,7 @@ PAGES: Sequence[Blueprint] = (
     keys.bp,
     preferences.bp,
     session.bp,
+    account.bp,
     setup.bp,
     tokens.bp,
     members.bp,

@@ -10,7 +10,7 @@ CSP = (
 )
 
 #: First steps of the paths that people, not programs, ask for.
-_FIRST_STEPS = frozenset({"", "w", "admin", "login", "logout", "setup", "status", "preferences"})
+_FIRST_STEPS = frozenset({"", "w", "admin", "login", "logout", "setup", "status", "preferences", "account"})
 
 Answer = TypeVar("Answer", bound=Response)
 

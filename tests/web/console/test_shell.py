@@ -1,12 +1,10 @@
 """The frame of every page: what stands around it, what it carries, and how errors are told."""
 
 import pytest
-import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
 from app.config import settings
-from app.database import db
 from app.federation import identity
 from app.models import Role
 from app.protocol.states import ConnectionStatus, DeliveryState, SubscriptionStatus
@@ -87,17 +85,19 @@ def _fails(**_arguments: object) -> str:
     raise RuntimeError("the very secret")
 
 
-def test_a_database_that_is_away_is_told_as_such(console: Console) -> None:
-    console.sign_in()
-    db.session.execute(sa.text("DROP TABLE audit_entry"))
-    db.session.commit()
+def test_a_database_that_is_away_is_told_as_such(make_app: MakeApp) -> None:
+    app = make_app(DATABASE_URL="postgresql+psycopg://ann:hush-hush@127.0.0.1:1/tidings")
+    with app.app_context():
+        console = Console(app, app.test_client())
 
-    page = console.page("/admin/audit")
+        page, status = console.page("/login"), console.page("/status")
 
     assert page.status == 503
     assert page.title == "Something that this page needs does not answer"
     assert "The database does not answer" in page.text
-    assert "audit_entry" not in page.answer.text
+    assert page.answer.headers["X-Request-Id"] in page.text
+    assert "hush-hush" not in page.answer.text
+    assert "This instance is not ready" in status.text
 
 
 def test_while_redis_is_away_pages_come_from_the_database(make_app: MakeApp) -> None:
