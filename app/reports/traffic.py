@@ -10,7 +10,6 @@ whoever shows the figures says which of the two they are.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from math import gcd
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -23,6 +22,10 @@ from app.protocol.states import DeliveryState
 #: Rows of a period that are counted one by one; of a larger one so many are looked at.
 COUNTED = 2_000
 SAMPLED = 1_500
+#: Deliveries that wait, or are dead, are few in good times and then counted, however many were delivered.
+COUNTED_APART = 500
+#: Knuth's multiplicative hash: 2**32 by the golden ratio.
+_SCATTER = 2_654_435_761
 
 _EVENT = table_of(Event)
 _DELIVERY = table_of(Delivery)
@@ -124,12 +127,14 @@ def traffic(workspace_id: int, period: Period) -> Traffic:
         first_event,
         (_EVENT.c.created_at, _EVENT.c.direction, _EVENT.c.event_type, _EVENT.c.connection_id),
     )
+    first_delivery = _first_delivery(first_event)
     deliveries, delivery_weight = _look(
         _DELIVERY,
         workspace_id,
-        _first_delivery(first_event),
+        first_delivery,
         (_DELIVERY.c.created_at, _DELIVERY.c.state, _DELIVERY.c.delivered_at),
     )
+    counted = _counted_apart(workspace_id, first_delivery) if delivery_weight > 1 else {}
     published, received = [0] * buckets, [0] * buckets
     types: dict[str, int] = {}
     for created_at, direction, event_type, _connection in events:
@@ -142,10 +147,15 @@ def traffic(workspace_id: int, period: Period) -> Traffic:
     waits: list[list[int]] = [[] for _ in range(buckets)]
     for created_at, state, delivered_at in deliveries:
         place, mark = _bucket(created_at, start_ms, step, buckets), _MARKS.get(state)
-        if place is not None and mark is not None:
+        if place is not None and mark is not None and state not in counted:
             bars[mark][place] += delivery_weight
             if delivered_at is not None:
                 waits[place].append(max(0, delivered_at - created_at))
+    for state, times in counted.items():
+        for created_at in times:
+            place = _bucket(created_at, start_ms, step, buckets)
+            if place is not None:
+                bars[_MARKS[state]][place] += 1
     return Traffic(
         period,
         start_ms,
@@ -204,6 +214,25 @@ def _look(
     return db.session.execute(sampled).all(), weight
 
 
+def _counted_apart(workspace_id: int, first: int | None) -> dict[DeliveryState, Sequence[int]]:
+    """When each delivery that waits, or is dead, was made; of states with few enough of them."""
+    found = {}
+    for state in (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.DEAD):
+        times = db.session.scalars(
+            sa.select(_DELIVERY.c.created_at)
+            .where(
+                _DELIVERY.c.workspace_id == workspace_id,
+                _DELIVERY.c.state == state,
+                _DELIVERY.c.id >= first,
+            )
+            .order_by(_DELIVERY.c.id)
+            .limit(COUNTED_APART + 1)
+        ).all()
+        if len(times) <= COUNTED_APART:
+            found[state] = times
+    return found
+
+
 def _every(first: int, last: int, weight: int) -> sa.CTE:
     """0, 1, ... for each stretch of `weight` row numbers up to `last`, counted by the database: 1,500
     parameters would cost more.
@@ -214,13 +243,13 @@ def _every(first: int, last: int, weight: int) -> sa.CTE:
 
 
 def _place(numbers: sa.CTE, first: int, weight: int) -> sa.ColumnElement[int]:
-    """The row number at which each stretch is looked at: another place in each, all places equally often.
+    """The row number at which each stretch is looked at: scattered, and always the same for the same stretch.
 
-    Always the same place would see nothing of what comes every n-th time, such as answers to our events.
+    The same place in each would see nothing of what comes every n-th time, such as answers to our events.
     """
-    pace = next(step for step in range(max(1, weight * 618 // 1_000), weight + 1) if gcd(step, weight) == 1)
     number = numbers.c.number
-    return sa.literal(first) + number * sa.literal(weight) + (number * sa.literal(pace)) % sa.literal(weight)
+    scattered = (number * sa.literal(_SCATTER)) % sa.literal(2**32)
+    return sa.literal(first) + number * sa.literal(weight) + scattered % sa.literal(weight)
 
 
 def _bucket(at_ms: int, start_ms: int, step_ms: int, buckets: int) -> int | None:

@@ -104,16 +104,19 @@ def test_much_is_estimated_from_a_sample_and_says_so(scene: Scene, monkeypatch: 
     assert seen.types[0][0] == "task.created"
 
 
-def test_what_comes_every_tenth_time_is_seen_by_a_sample_of_every_tenth(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("apart", [500, 10])
+def test_what_comes_every_tenth_time_is_neither_missed_nor_made_more(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, apart: int
 ) -> None:
     monkeypatch.setattr(traffic, "COUNTED", 200)
     monkeypatch.setattr(traffic, "SAMPLED", 300)
+    monkeypatch.setattr(traffic, "COUNTED_APART", apart)
     _add_many(scene, 3_000, HOUR.step_ms * (HOUR.buckets - 1))
 
     seen = traffic.traffic(scene.workspace.id, HOUR)
 
-    assert seen.total(Mark.DEAD) == pytest.approx(300, rel=0.2)
+    assert seen.total(Mark.DEAD) == (300 if apart == 500 else pytest.approx(300, rel=0.5))
+    assert seen.total(Mark.DELIVERED) == pytest.approx(2_700, rel=0.1)
 
 
 def test_what_is_older_than_the_period_or_of_another_workspace_does_not_count(scene: Scene) -> None:
