@@ -125,8 +125,8 @@ def _rate(engine: str, name: str, rate: float, yardstick: float, wanted: float) 
 
 
 @contextmanager
-def running_pair(engine: str) -> Iterator[Pair]:
-    """Two instances on an engine, with folders and databases that go away."""
+def running_pair(engine: str, **environ: str) -> Iterator[Pair]:
+    """Two instances on an engine, with folders and databases that go away; environ: of the publisher."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidings-bench-")))
         urls: list[str] = []
@@ -135,6 +135,7 @@ def running_pair(engine: str) -> Iterator[Pair]:
             server = stack.enter_context(engines.postgresql(durable=True))
             urls = [server.url(server.create()) for _ in range(2)]
         pair = Pair(folder, urls)
+        pair.alpha.environ.update(environ)
         stack.callback(pair.stop)
         yield pair.start()
 
