@@ -55,10 +55,11 @@ from app.queue import wake_drain
 
 log = logging.getLogger(__name__)
 
-#: Numbers that are looked at together.
-WINDOW = 1_000
+#: Numbers that are looked at together: as many as a batch may have, and where nothing of them is to be sent,
+#: twice as many each time, up to this.
+WINDOW = 3_200
 #: Windows without anything to send that one transaction passes.
-_MAX_WINDOWS = 5
+_MAX_WINDOWS = 6
 #: Least time from one batch of a replay to the next, ms: 2,000 events a second where a batch has 100.
 PACE_MS = 50
 #: Retryable refusals of one entry in a row, after which the replay goes on without it.
@@ -229,11 +230,11 @@ def next_batch(target: Target, now: int, most: int) -> Batch | None:
         return None
     stream = db.session.get_one(Stream, replay.stream_id, populate_existing=True)
     chooser = _Chooser(target, replay, stream, min(most, target.max_batch_events))
-    for _ in range(_MAX_WINDOWS):
+    for passed in range(_MAX_WINDOWS):
         if replay.done_to >= (replay.last_sequence or 0):
             _complete(replay)
             return None
-        batch = chooser.next()
+        batch = chooser.next(min(WINDOW, chooser.most << passed))
         if batch is not None:
             replay.due_at = now + PACE_MS
             return batch
@@ -256,10 +257,10 @@ class _Chooser:
         newest = streams.newest(target.connection_id, Direction.OUTGOING)
         self.is_current = newest is not None and newest.id == stream.id
 
-    def next(self) -> Batch | None:
+    def next(self, window: int) -> Batch | None:
         """The next batch; None if the window has nothing to send, which is done then."""
         start = self.replay.done_to + 1
-        end = min(self.replay.done_to + WINDOW, self.replay.last_sequence or 0)
+        end = min(self.replay.done_to + window, self.replay.last_sequence or 0)
         rows = {row.sequence: row for row in self._read(start, end)}
         chosen = [row for row in rows.values() if self._is_sent(row)]
         if len(chosen) > self.most:
