@@ -18,7 +18,7 @@ from rq.timeouts import TimerDeathPenalty
 from app import clock, create_app, queue
 from app.config import Config
 from app.database import db
-from app.jobs import worker
+from app.jobs import aside, worker
 from tests import engines
 
 ENGINES = ("sqlite", "postgresql")
@@ -147,7 +147,9 @@ def work() -> Iterator[Callable[[Flask], bool]]:
         made = worker.make(app, app.extensions["tidings"], (*worker.ORDINARY, *worker.FAILING), asked)
         # Its usual way is SIGALRM, which pytest-timeout needs for itself.
         made.death_penalty_class = TimerDeathPenalty
-        return bool(made.work(burst=True, logging_level="WARNING"))
+        is_done = bool(made.work(burst=True, logging_level="WARNING"))
+        assert aside.finish(30)
+        return is_done
 
     yield run
     for number, handler in kept.items():

@@ -31,15 +31,17 @@ PLACES = 32
 PATIENCE_S = 0.02
 
 _places = threading.BoundedSemaphore(PLACES)
+#: Of these, what jobs that anybody can cause may take: they must not keep known peers from theirs.
+_places_of_strangers = threading.BoundedSemaphore(PLACES // 2)
 _aside: set[threading.Thread] = set()
 
 
 class _Run:
     """One job in a thread of its own."""
 
-    def __init__(self, job: Callable[..., object], args: tuple[Any, ...]) -> None:
+    def __init__(self, job: Callable[..., object], args: tuple[Any, ...], *, is_strange: bool) -> None:
         self._app = current_app._get_current_object()  # type: ignore[attr-defined]
-        self._job, self._args = job, args
+        self._job, self._args, self._is_strange = job, args, is_strange
         self._name = request_id.get()
         self._over = threading.Event()
         self._lock = threading.Lock()
@@ -61,7 +63,7 @@ class _Run:
 
     def _leave(self) -> None:
         _aside.discard(self.thread)
-        _places.release()
+        self._give_back()
         if self._error is not None:
             extra = {"job": self._job.__name__, "ids": self._args}
             log.error("job.failed_aside", exc_info=self._error, extra=extra)
@@ -77,23 +79,45 @@ class _Run:
 
     def _step_aside(self) -> bool:
         """Whether there was a place, and the job was not over in this very moment."""
-        if not _places.acquire(blocking=False):
+        if not self._take_place():
             return False
         with self._lock:
             if self._over.is_set():
-                _places.release()
+                self._give_back()
                 return False
             self._is_aside = True
             _aside.add(self.thread)
             return True
 
+    def _take_place(self) -> bool:
+        if self._is_strange and not _places_of_strangers.acquire(blocking=False):
+            return False
+        if _places.acquire(blocking=False):
+            return True
+        if self._is_strange:
+            _places_of_strangers.release()
+        return False
+
+    def _give_back(self) -> None:
+        _places.release()
+        if self._is_strange:
+            _places_of_strangers.release()
+
 
 def may_wait(job: Callable[..., object]) -> Callable[..., None]:
     """Make a job that calls peers one that gives up its place while it waits for them."""
+    return _aside_while_waiting(job, is_strange=False)
 
+
+def strangers_may_wait(job: Callable[..., object]) -> Callable[..., None]:
+    """The same for a job that anybody can cause: all of them together get half of the places."""
+    return _aside_while_waiting(job, is_strange=True)
+
+
+def _aside_while_waiting(job: Callable[..., object], *, is_strange: bool) -> Callable[..., None]:
     @functools.wraps(job)
     def run(*args: Any) -> None:
-        _Run(job, args).wait()
+        _Run(job, args, is_strange=is_strange).wait()
 
     return run
 

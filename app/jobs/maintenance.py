@@ -8,7 +8,7 @@ from app.database import db
 from app.errors import RemoteError
 from app.federation import connections, peers, receiving, requests, sending, subscriptions, told
 from app.inbox import replays
-from app.jobs.aside import may_wait
+from app.jobs.aside import may_wait, strangers_may_wait
 from app.outbox import heartbeats, operations, replay, rescue
 from app.reconciliation import run as reconciliation
 
@@ -30,7 +30,7 @@ def sweep() -> None:
             log.exception("sweep.step_failed", extra={"step": f"{step.__module__}.{step.__name__}"})
 
 
-@may_wait
+@strangers_may_wait
 def check_request(connection_id: int) -> None:
     """Check a stranger's request. Safe to run twice: what is checked, or gone, is left alone."""
     requests.check_request(connection_id)

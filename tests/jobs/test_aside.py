@@ -77,6 +77,21 @@ def test_when_all_places_are_taken_the_worker_waits_as_ever(
     assert 2 in gate.passed
 
 
+def test_jobs_that_strangers_cause_leave_half_of_the_places_to_others(
+    app: Flask, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aside, "_places_of_strangers", threading.BoundedSemaphore(1))
+    aside.strangers_may_wait(gate.wait)(1)
+    threading.Timer(0.2, gate.opened.set).start()
+
+    aside.may_wait(gate.wait)(2)
+    before = (aside.count(), list(gate.passed))
+    aside.strangers_may_wait(gate.wait)(3)
+
+    assert before == (2, [])
+    assert 3 in gate.passed
+
+
 def test_a_job_that_works_keeps_its_place_however_long(app: Flask) -> None:
     done: list[float] = []
 
