@@ -6,12 +6,14 @@ and counts as no answer at all. An ack that is posted later is held to the same.
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from app.clock import now_ms
-from app.database import db, table_of
+from app.database import db, is_sqlite, table_of
+from app.many import one_of
 from app.models import Connection, Delivery, Direction, Event, EventSignature
 from app.outbox.claim import Batch
 from app.outbox.rollup import sum_up
@@ -101,21 +103,23 @@ def process_event_ack(connection: Connection, ack: VerifiedEventAck | VerifiedAc
     return len(changed)
 
 
-_DELIVER = (
-    sa.update(_DELIVERY)
-    .where(
-        _DELIVERY.c.id.in_(sa.bindparam("ids", expanding=True)),
-        _DELIVERY.c.state != DeliveryState.DELIVERED,
+@lru_cache(maxsize=4)
+def _deliver(on_sqlite: bool, by_attempt: bool) -> sa.Update:
+    statement = (
+        sa.update(_DELIVERY)
+        .where(
+            one_of(_DELIVERY.c.id, "ids", on_sqlite),
+            _DELIVERY.c.state != DeliveryState.DELIVERED,
+        )
+        .values(
+            state=DeliveryState.DELIVERED,
+            delivered_at=sa.bindparam("now"),
+            error_code=None,
+            error_detail=None,
+            ended_at=None,
+        )
     )
-    .values(
-        state=DeliveryState.DELIVERED,
-        delivered_at=sa.bindparam("now"),
-        error_code=None,
-        error_detail=None,
-        ended_at=None,
-    )
-)
-_DELIVER_BY = _DELIVER.values(attempt_id=sa.bindparam("attempt"))
+    return statement.values(attempt_id=sa.bindparam("attempt")) if by_attempt else statement
 
 
 def mark_delivered(delivery_ids: Sequence[int], now: int, attempt_id: int | None = None) -> None:
@@ -123,10 +127,9 @@ def mark_delivered(delivery_ids: Sequence[int], now: int, attempt_id: int | None
     if not delivery_ids:
         return
     parameters = {"ids": list(delivery_ids), "now": now}
-    if attempt_id is None:
-        db.session.connection().execute(_DELIVER, parameters)
-    else:
-        db.session.connection().execute(_DELIVER_BY, {**parameters, "attempt": attempt_id})
+    if attempt_id is not None:
+        parameters["attempt"] = attempt_id
+    db.session.connection().execute(_deliver(is_sqlite(), attempt_id is not None), parameters)
 
 
 def mark_dead(delivery_ids: Sequence[int], code: str, detail: str, attempt_id: int | None = None) -> None:

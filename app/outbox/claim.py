@@ -6,6 +6,7 @@ more are finished on the way: too old, too large for the peer, or covered by no 
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import takewhile
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -14,10 +15,11 @@ from uuid import uuid4
 import sqlalchemy as sa
 
 from app.backoff import MAX_RETRY_AGE_MS
-from app.database import db, table_of
+from app.database import db, is_sqlite, table_of
 from app.federation import peers
 from app.federation.subscriptions import granted_patterns
 from app.federation.told import withheld_key_ids
+from app.many import one_of
 from app.models import Delivery, Event
 from app.outbox import finish, resign
 from app.outbox.epochs import Counter, advance, current_counter
@@ -315,24 +317,29 @@ _SENDING = {
     "state": DeliveryState.SENDING,
     "attempts": _DELIVERY.c.attempts + 1,
 }
-_IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
 
-_SEND_NUMBERED = sa.update(_DELIVERY).where(_DELIVERY.c.id.in_(_IDS)).values(**_SENDING)
 
-_PLACES = (
-    sa.select(_DELIVERY.c.id, sa.func.row_number().over(order_by=_DELIVERY.c.id).label("place"))
-    .where(_DELIVERY.c.id.in_(_IDS))
-    .subquery()
-)
-_SEND_NEW = (
-    sa.update(_DELIVERY)
-    .where(_DELIVERY.c.id == _PLACES.c.id)
-    .values(
-        **_SENDING,
-        stream_id=sa.bindparam("to_stream"),
-        sequence=sa.bindparam("head", type_=sa.BigInteger) + _PLACES.c.place,
+@lru_cache(maxsize=2)
+def _send_numbered(on_sqlite: bool) -> sa.Update:
+    return sa.update(_DELIVERY).where(one_of(_DELIVERY.c.id, "ids", on_sqlite)).values(**_SENDING)
+
+
+@lru_cache(maxsize=2)
+def _send_new(on_sqlite: bool) -> sa.Update:
+    places = (
+        sa.select(_DELIVERY.c.id, sa.func.row_number().over(order_by=_DELIVERY.c.id).label("place"))
+        .where(one_of(_DELIVERY.c.id, "ids", on_sqlite))
+        .subquery()
     )
-)
+    return (
+        sa.update(_DELIVERY)
+        .where(_DELIVERY.c.id == places.c.id)
+        .values(
+            **_SENDING,
+            stream_id=sa.bindparam("to_stream"),
+            sequence=sa.bindparam("head", type_=sa.BigInteger) + places.c.place,
+        )
+    )
 
 
 def _take(target: Target, counter: Counter, rows: Sequence[_Row]) -> Batch:
@@ -340,9 +347,10 @@ def _take(target: Target, counter: Counter, rows: Sequence[_Row]) -> Batch:
     numbered = [row.id for row in rows if row.sequence is not None]
     new = [row.id for row in rows if row.sequence is None]
     if numbered:
-        connection.execute(_SEND_NUMBERED, {"ids": numbered})
+        connection.execute(_send_numbered(is_sqlite()), {"ids": numbered})
     if new:
-        connection.execute(_SEND_NEW, {"ids": new, "to_stream": counter.stream_id, "head": counter.head})
+        parameters = {"ids": new, "to_stream": counter.stream_id, "head": counter.head}
+        connection.execute(_send_new(is_sqlite()), parameters)
         advance(counter, counter.head + len(new))
     # New rows come by id after the numbered ones, which is the order in which they were numbered.
     sequences = [row.sequence for row in rows if row.sequence is not None]

@@ -1,11 +1,12 @@
 """Roll-up: the status of an outgoing event sums its deliveries up, in the transaction that changed one."""
 
 from collections.abc import Sequence
-from typing import Any
+from functools import lru_cache
 
 import sqlalchemy as sa
 
 from app.database import db, is_sqlite, table_of
+from app.many import one_of
 from app.models import Delivery, Event, EventStatus
 from app.protocol.states import DeliveryState
 
@@ -24,28 +25,31 @@ def _literal(status: EventStatus) -> sa.ColumnElement[EventStatus]:
     return sa.literal(status, _EVENT.c.status.type)
 
 
-_IDS: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
-
-_SUM_UP = (
-    sa.update(_EVENT)
-    .where(_EVENT.c.id.in_(_IDS))
-    .values(
-        status=sa.case(
-            (_any(DeliveryState.PENDING, DeliveryState.SENDING), _literal(EventStatus.PENDING)),
-            (
-                _any(DeliveryState.DELIVERED),
-                sa.case(
-                    (_any(DeliveryState.DEAD), _literal(EventStatus.PARTIAL)),
-                    else_=_literal(EventStatus.DELIVERED),
-                ),
-            ),
-            (_any(DeliveryState.DEAD), _literal(EventStatus.DEAD)),
-            else_=_literal(EventStatus.UNSUBSCRIBED),
-        )
-    )
+_STATUS = sa.case(
+    (_any(DeliveryState.PENDING, DeliveryState.SENDING), _literal(EventStatus.PENDING)),
+    (
+        _any(DeliveryState.DELIVERED),
+        sa.case(
+            (_any(DeliveryState.DEAD), _literal(EventStatus.PARTIAL)),
+            else_=_literal(EventStatus.DELIVERED),
+        ),
+    ),
+    (_any(DeliveryState.DEAD), _literal(EventStatus.DEAD)),
+    else_=_literal(EventStatus.UNSUBSCRIBED),
 )
 
-_LOCK = sa.select(_EVENT.c.id).where(_EVENT.c.id.in_(_IDS)).order_by(_EVENT.c.id).with_for_update()
+
+@lru_cache(maxsize=2)
+def _sum_up(on_sqlite: bool) -> sa.Update:
+    return sa.update(_EVENT).where(one_of(_EVENT.c.id, "ids", on_sqlite)).values(status=_STATUS)
+
+
+_LOCK = (
+    sa.select(_EVENT.c.id)
+    .where(one_of(_EVENT.c.id, "ids", on_sqlite=False))
+    .order_by(_EVENT.c.id)
+    .with_for_update()
+)
 
 
 def sum_up(event_ids: Sequence[int]) -> None:
@@ -61,4 +65,4 @@ def sum_up(event_ids: Sequence[int]) -> None:
         page = {"ids": ids[start : start + _PAGE]}
         if not is_sqlite():
             connection.execute(_LOCK, page).all()
-        connection.execute(_SUM_UP, page)
+        connection.execute(_sum_up(is_sqlite()), page)
