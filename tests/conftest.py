@@ -18,7 +18,9 @@ from rq.timeouts import TimerDeathPenalty
 from app import clock, create_app, queue
 from app.config import Config
 from app.database import db
+from app.federation import sending
 from app.jobs import aside, worker
+from app.outbox import deliver
 from tests import engines
 
 ENGINES = ("sqlite", "postgresql")
@@ -51,6 +53,13 @@ def _engine_of(item: pytest.Function) -> str | None:
 def engine(request: pytest.FixtureRequest) -> str:
     """Name of the database engine. Each test that uses it, directly or by another fixture, runs on both."""
     return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _one_run_does_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drains called by a test go on until nothing is left: on a busy machine their second is soon over."""
+    monkeypatch.setattr(deliver, "RUN_S", 60.0)
+    monkeypatch.setattr(sending, "YIELD_S", 60.0)
 
 
 @pytest.fixture(scope="session")
