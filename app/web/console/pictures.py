@@ -5,6 +5,7 @@ file. It is cut once per process, when the first page is made: an icon is named 
 quoted word.
 """
 
+import gzip
 import hashlib
 import re
 from functools import lru_cache
@@ -21,6 +22,9 @@ _PACKAGE = Path(flask_bootstrap.__file__).parent / "static" / "bootstrap5"
 _WHOLE = _PACKAGE / "icons" / "bootstrap-icons.svg"
 _SYMBOL = re.compile(r'<symbol[^>]*\bid="([a-z0-9-]+)".*?</symbol>', re.S)
 _QUOTED = re.compile(r"""["']([a-z][a-z0-9-]*)["']""")
+
+_FOLDERS = {"static": ROOT / "static", "bootstrap.static": _PACKAGE}
+_PACKABLE = ("text/css", "text/javascript", "application/javascript", "image/svg+xml")
 
 #: Its address changes with what is in it, so browsers may keep it for a year.
 _FOR_EVER = "public, max-age=31536000, immutable"
@@ -42,19 +46,45 @@ def version() -> str:
 
 def asset(filename: str, endpoint: str = "static") -> str:
     """The address of a file of ours or of the package, with a mark of its content."""
-    folder = _PACKAGE if endpoint == "bootstrap.static" else ROOT / "static"
-    return url_for(endpoint, filename=filename, v=_mark(folder / filename))
+    return url_for(endpoint, filename=filename, v=_mark(_FOLDERS[endpoint] / filename))
 
 
 def keep_marked(response: Response) -> Response:
-    """Let browsers keep files whose address has such a mark: another content has another address."""
-    if (
-        request.endpoint in ("static", "bootstrap.static")
-        and "v" in request.args
-        and response.status_code == 200
-    ):
-        response.headers["Cache-Control"] = _FOR_EVER
+    """Let browsers keep files whose address has such a mark, and send them packed.
+
+    Another content has another address. Pages themselves are not packed: together with what somebody else
+    may put into them, the length of a packed page would tell of the secrets in it.
+    """
+    folder = _FOLDERS.get(request.endpoint or "")
+    if folder is None or "v" not in request.args or response.status_code != 200:
+        return response
+    response.headers["Cache-Control"] = _FOR_EVER
+    if response.mimetype in _PACKABLE and _takes_packed():
+        _send_packed(response, _packed(folder / (request.view_args or {})["filename"]))
     return response
+
+
+def _takes_packed() -> bool:
+    return request.accept_encodings["gzip"] > 0
+
+
+def _send_packed(response: Response, body: bytes) -> None:
+    response.close()  # the file that it would have sent
+    response.direct_passthrough = False
+    response.set_data(body)
+    response.headers["Content-Encoding"] = "gzip"
+    response.headers["Vary"] = "Accept-Encoding"
+    response.headers.pop("ETag", None)
+
+
+@lru_cache(maxsize=16)
+def _packed(path: Path) -> bytes:
+    return gzip.compress(path.read_bytes(), mtime=0)
+
+
+@lru_cache(maxsize=1)
+def _packed_sprite() -> bytes:
+    return gzip.compress(sprite(), mtime=0)
 
 
 @lru_cache(maxsize=16)
@@ -70,7 +100,10 @@ def sprite_url() -> str:
 @bp.get("/console/icons-<version>.svg", endpoint="icons")
 def serve(version: str) -> Response:
     """The sprite, whatever version is asked for: an old page still finds its icons."""
-    return Response(sprite(), mimetype="image/svg+xml", headers={"Cache-Control": _FOR_EVER})
+    response = Response(sprite(), mimetype="image/svg+xml", headers={"Cache-Control": _FOR_EVER})
+    if _takes_packed():
+        _send_packed(response, _packed_sprite())
+    return response
 
 
 def _named() -> set[str]:

@@ -1,5 +1,7 @@
 """The frame of every page: what stands around it, what it carries, and how errors are told."""
 
+import gzip
+
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -194,6 +196,24 @@ def test_what_a_page_loads_is_there(console: Console) -> None:
     sprite = console.client.get(str(page.one("use")["href"]).partition("#")[0])
     assert (sprite.status_code, sprite.mimetype) == (200, "image/svg+xml")
     assert len(sprite.data) < 60_000
+
+
+def test_a_first_visit_is_light(console: Console) -> None:
+    console.sign_in(Role.VIEWER)
+    page = console.page("members")
+    ours = [str(tag.get("src") or tag.get("href")) for tag in page.all("script[src], link[href]")]
+    ours.append(str(page.one("use")["href"]).partition("#")[0])
+
+    weight = len(page.answer.data)
+    for url in ours:
+        answer = console.client.get(url, headers={"Accept-Encoding": "gzip"})
+        if "bootstrap" not in url:
+            weight += len(answer.data)
+        with console.client.get(url) as plain:
+            assert gzip.decompress(answer.data) == plain.data
+        assert answer.headers["Vary"] == "Accept-Encoding"
+
+    assert weight < 60_000
 
 
 def test_a_hostile_name_of_the_instance_is_text(make_app: MakeApp) -> None:
