@@ -65,7 +65,7 @@ def index(workspace: Workspace) -> ResponseReturnValue:
         home=_home(workspace),
         href=href,
         is_tail=is_tail,
-        refresh=_TAIL_S if is_tail else None,
+        tail_s=_TAIL_S,
         commands=publishing.list_commands(query.search),
     )
 
