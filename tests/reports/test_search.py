@@ -109,4 +109,8 @@ def test_a_quoted_value_is_read_back(value: str) -> None:
 def test_a_control_shows_a_single_value_alone() -> None:
     search = parse("status:dead type:a,b", NOW)
 
-    assert (value_of(search, "status"), value_of(search, "type"), value_of(search, "peer")) == ("dead", "", "")
+    assert (value_of(search, "status"), value_of(search, "type"), value_of(search, "peer")) == (
+        "dead",
+        "",
+        "",
+    )

@@ -11,7 +11,10 @@ from app.reports.words import SUMMARY_LENGTH, summary, visible
         ({}, ""),
         ("no object", ""),
         ({"n": 1}, "n 1"),
-        ({"order": {"id": "A-1", "lines": [1, 2]}, "paid": True}, 'order.id "A-1", order.lines [2], paid true'),
+        (
+            {"order": {"id": "A-1", "lines": [1, 2]}, "paid": True},
+            'order.id "A-1", order.lines [2], paid true',
+        ),
         ({"a": None, "b": {}, "c": [], "d": 1.5, "e": 0}, "a null, b {}, c [0], d 1.5"),
         ({"a": {"b": {"c": 1}}}, "a.b {…}"),
         ({"turned": "a\u202eb"}, 'turned "a\\u202eb"'),
