@@ -32,7 +32,8 @@ SLOWER, LONGEST_MS = 2.0, 1_000.0
 _NUMBERS = {
     "sqlite": "WITH RECURSIVE numbers(n) AS"
     " (SELECT :first UNION ALL SELECT n + 1 FROM numbers WHERE n < :last)",
-    "postgresql": "WITH numbers(n) AS (SELECT generate_series(:first, :last))",
+    "postgresql": "WITH numbers(n) AS"
+    " (SELECT generate_series(CAST(:first AS bigint), CAST(:last AS bigint)))",
 }
 _ID = {
     "sqlite": "printf('00000000-0000-4000-8000-%012x', n)",

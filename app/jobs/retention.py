@@ -38,7 +38,7 @@ WORK_S = 1.0
 #: A piece that took longer is followed by a smaller one, seconds; one of a second would be felt.
 LONG_S = 0.1
 #: Rows of a piece.
-FEWEST, MOST = 50, 1_000
+FEWEST, MOST = 50, 500
 
 
 def start() -> None:
@@ -96,7 +96,10 @@ class Pace:
         result = piece(self.size)
         took_s = clock.monotonic() - began_s
         self.longest_s = max(self.longest_s, took_s)
-        self.size = max(FEWEST, self.size // 2) if took_s > LONG_S else min(MOST, self.size * 2)
+        if took_s > LONG_S:
+            self.size = max(FEWEST, self.size // 2)
+        elif took_s < LONG_S / 2:
+            self.size = min(MOST, self.size * 2)
         self._sleep(min(took_s, LONG_S))
         return result
 
