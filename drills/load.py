@@ -5,6 +5,7 @@ import json
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from types import TracebackType
 from urllib.parse import urlsplit
 
@@ -63,7 +64,7 @@ class Load:
         wanted = self.repeated + calls
         self._wait(lambda: self.repeated >= wanted, f"{calls} refusals", within_s)
 
-    def _wait(self, is_so: "threading._PredicateType", what: str, within_s: float) -> None:  # type: ignore[name-defined]
+    def _wait(self, is_so: Callable[[], bool], what: str, within_s: float) -> None:
         with self._changed:
             so = self._changed.wait_for(lambda: self._failure or is_so(), within_s)
         if self._failure:

@@ -7,7 +7,7 @@ the sender keeps, in the order of publication; and no row of either side may sti
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -117,7 +117,7 @@ class Book:
         }
         return {what: number for what, query in counts.items() if (number := int(self._read(query)[0][0]))}
 
-    def _read(self, query: sa.Select[tuple[object, ...]]) -> Sequence[sa.Row[tuple[object, ...]]]:
+    def _read(self, query: sa.Select[Any]) -> Sequence[Any]:
         with self._engine.connect() as connection:
             return connection.execute(query).all()
 

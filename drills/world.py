@@ -274,7 +274,9 @@ class World:
         """Publishes at alpha events that beta subscribed to, as `drill.<name>.<number>`."""
         event_type = f"drill.{name}.{next(self._numbers)}"
         subscribe(pair.beta, event_type, pair.at_beta)
-        return Load(pair.alpha.own_url, pair.alpha.token, event_type)
+        # While instances start, a slow machine needs its cores for that.
+        pause_s = 0.1 if self.short else 0.03
+        return Load(pair.alpha.own_url, pair.alpha.token, event_type, pause_s=pause_s)
 
     def prove(
         self,
