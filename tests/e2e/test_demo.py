@@ -1,5 +1,6 @@
 """`flask demo`: it tells the story, checks it, and leaves nothing, however it ends."""
 
+import errno
 import os
 import re
 import signal
@@ -8,8 +9,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
+import requests
 
 from app.config import ROOT, SETTINGS
 from tests.engines import until
@@ -160,6 +164,54 @@ def test_the_commands_that_it_offers_work(started: Demos, tmp_path: Path) -> Non
     assert '"deliveries":1' in answers[0].stdout
     assert "task.created" in answers[1].stdout or "task.progress" in answers[1].stdout
     assert "requested" in answers[2].stdout
+
+
+def command(folder: Path, *args: str) -> "subprocess.CompletedProcess[str]":
+    """Another shell's `flask demo ARGS`."""
+    return subprocess.run(
+        [sys.executable, "-m", "flask", "demo", *args],
+        cwd=ROOT, env=os.environ | {"FLASK_SKIP_DOTENV": "1", "DATA_DIR": str(folder)},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_an_instance_can_be_broken_and_healed_from_another_shell(started: Demos, tmp_path: Path) -> None:
+    demo = start(started, tmp_path)
+    said = read_until(demo, "Ctrl-C stops both")
+    links = re.findall(r"(http://\S+)/login/link/\S+", said)
+    publish = re.findall(r"^   (curl .*)$", said, re.MULTILINE)[0]
+
+    broken = command(tmp_path, "break", "beta")
+    refused = requests.get(links[0] + "/healthz", timeout=10), is_refused(links[1])
+    published = subprocess.run(["bash", "-c", publish], capture_output=True, text=True, timeout=60)
+    healed = command(tmp_path, "heal", "beta")
+
+    assert (broken.returncode, healed.returncode) == (0, 0), (broken.stderr, healed.stderr)
+    assert "flask demo heal beta" in broken.stdout
+    assert (refused[0].status_code, refused[1]) == (200, True)
+    token = re.findall(r"Bearer (tdg_\S+)'", publish)[0]
+    path = f"{links[0]}/api/v1/federation/events/messages/{orjson.loads(published.stdout)['messageId']}"
+    until(lambda: get(path, token)["status"] == "delivered", "the event to arrive", 60)
+    assert requests.get(links[1] + "/healthz", timeout=10).status_code == 200
+
+
+def get(url: str, token: str) -> Any:
+    """What the API says."""
+    return requests.get(url, headers={"Authorization": f"Bearer {token}"}, timeout=10).json()
+
+
+def is_refused(base_url: str) -> bool:
+    """Whether nobody listens there."""
+    host, _, port = base_url.removeprefix("http://").partition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == errno.ECONNREFUSED
+
+
+def test_without_a_demo_there_is_nothing_to_break(tmp_path: Path) -> None:
+    answer = command(tmp_path, "break", "beta")
+
+    assert answer.returncode == 1
+    assert answer.stderr == "Error: No demo runs here; start one with `make demo` in another window.\n"
 
 
 def test_it_does_not_run_beside_a_public_instance(started: Demos, tmp_path: Path) -> None:

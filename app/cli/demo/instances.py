@@ -132,6 +132,10 @@ class DemoInstance:
                 raise StoryBroken(f"{self.name} ended at its start: {self._last_words()}")
             said += chunk
 
+    def is_up(self) -> bool:
+        """Whether its `flask up` runs."""
+        return self._process is not None and self._process.poll() is None
+
     def process_group(self) -> int | None:
         """The process group that `flask up` and all its children are in."""
         return self._process.pid if self._process else None
