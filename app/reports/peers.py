@@ -144,7 +144,7 @@ def shown(connection: Connection) -> Shown:
 
 def _shown_active(connection: Connection) -> Shown:
     if connection.key_review:
-        return Shown("key_review")
+        return Shown("failed", "key review")
     if connection.hold_code is not None:
         return Shown("failed", "stopped")
     if connection.breaker_opened_at is not None or connection.failures:
