@@ -1,6 +1,7 @@
 """Do drills: `python -m drills [--engine sqlite|postgresql] [--seed N] [--short] [NAME …]`."""
 
 import argparse
+import signal
 import sys
 import time
 import traceback
@@ -76,6 +77,8 @@ def main() -> int:
     if options.list:
         print("\n".join(f"{drill.name:<18} {drill.what.format(times=drill.times)}" for drill in chosen))
         return 0
+    # Whoever ends this ends the instances with it.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
     seed = time.time_ns() % 1_000_000 if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
     clean = True

@@ -18,11 +18,12 @@ def restore_receiver(world: World) -> Tally:
         load.wait_for(world.breath)
     world.wait_until_final(pair)
     restore()
+    had = pair.beta.get(f"/connections/{pair.at_beta}/stream")["incoming"]["contiguous"]
     with _again(pair, load) as more:
         more.wait_for(world.breath)
     if world.short:
-        # An operator who does not want to wait until the hole is seen.
-        pair.beta.post(f"/connections/{pair.at_beta}/replay", {})
+        # An operator who does not want to wait until the hole is asked for, 30 s after it was seen.
+        pair.beta.post(f"/connections/{pair.at_beta}/replay", {"fromSequence": had + 1})
     load.accepted += more.accepted
     return world.prove(pair, load, by_number=True)
 
