@@ -4,6 +4,8 @@ import pytest
 
 from app.access import workspaces
 from app.access.people import memberships_of
+from app.config import settings
+from app.federation import identity
 from app.models import Role
 from tests.conftest import MakeApp
 from tests.web.console.conftest import Console
@@ -38,16 +40,20 @@ def test_settings_say_their_source_and_no_secret(make_app: MakeApp) -> None:
         RETENTION_DAYS="7",
     )
     with app.app_context():
+        identity.forget()
+        identity.ensure_identity(settings())
         console = Console(app, app.test_client())
         console.sign_in(Role.VIEWER)
 
         page = console.page("/admin/settings")
+        instance_id = identity.local_instance().instance_id
 
     rows = {row[0]: row for row in page.rows()}
     assert rows["RETENTION_DAYS"][1:3] == ["7 days", "environment or .env"]
     assert rows["WEB_THREADS"][1:3] == ["16 threads", "default"]
+    assert rows["INSTANCE_ID"][1:3] == [instance_id, "default"]
     assert rows["SECRET_KEY"][1] == "set, and not shown"
-    assert rows["REDIS_URL"][1] == "redis://ann:***@127.0.0.1:1/0 URL"
+    assert rows["REDIS_URL"][1] == "redis://ann:***@127.0.0.1:1/0"
     assert "never to be shown" not in page.answer.text
     assert "hidden@" not in page.answer.text
     assert "5 s, 15 s, 45 s, 2 min, 6 min, 20 min, 1 h, 3 h, 6 h, then every 6 h" in page.text
