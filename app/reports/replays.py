@@ -1,7 +1,5 @@
 """Replays as they are shown: what we asked peers to send again, and what we send peers again."""
 
-from typing import Any
-
 import orjson
 import sqlalchemy as sa
 
