@@ -61,8 +61,7 @@ def test_trouble_of_a_connection_shows_with_its_connection(
 
 
 def test_a_clock_that_is_far_off_shows_how_far(scene: Scene) -> None:
-    with transaction():
-        db.session.get_one(Connection, scene.connection.id).peer.clock_skew_ms = -334_000
+    _set(scene.connection, clock_skew_ms=-334_000)
 
     [item] = overview.attention(scene.workspace.id)
 
