@@ -309,7 +309,7 @@ def test_a_shared_signature_is_reproduced_and_verifies_for_each_event(tree):
         messages.verify_event(event, record)
 
 
-@pytest.mark.parametrize("case", TREES["refused"], ids=name_of)
+@pytest.mark.parametrize("case", vectors.read("published", "tree.json")["refused"], ids=name_of)
 def test_a_proof_that_lies_is_refused(case):
     record = parse_key_record(vectors.read("published", "keys.json")["keys"]["rsa"]["record"])
 
