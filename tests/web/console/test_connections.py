@@ -60,6 +60,23 @@ def here(console: Console) -> Console:
     return console
 
 
+@pytest.fixture
+def connection(here: Console, no_wait: None) -> Connection:
+    """An active connection of it with a peer that nobody answers for."""
+    return connect(here.workspace, RemotePeer())
+
+
+def _said() -> int:
+    """How many control messages there are."""
+    return db.session.query(ControlOut).count()
+
+
+def _last_act() -> str:
+    """The newest action in the audit log."""
+    db.session.rollback()
+    return db.session.query(AuditEntry).order_by(AuditEntry.id.desc()).limit(1).one().action
+
+
 def _path(connection: Connection, tab: str = "") -> str:
     return f"connections/{connection.public_id}" + (f"/{tab}" if tab else "")
 
@@ -301,14 +318,17 @@ def test_an_own_request_can_be_taken_back_without_typing(pair: Pair, alpha: Cons
 # One connection
 
 
-@pytest.mark.parametrize(
-    "tab", ["", "verify", "subscriptions", "events", "deliveries", "stream", "keys", "settings", "history"]
-)
-def test_every_tab_has_a_page_of_its_own(connected: Pair, open_alpha: Console, tab: str) -> None:
-    page = open_alpha.page(_path(connected.alpha.connection(), tab))
+def test_every_tab_has_a_page_of_its_own(connected: Pair, open_alpha: Console) -> None:
+    connection = connected.alpha.connection()
+    tabs = ("", "verify", "subscriptions", "events", "deliveries", "stream", "keys", "settings", "history")
 
-    assert (page.status, page.title) == (200, "Beta")
-    assert len(page.all(".tabs a[aria-current=page]")) == 1
+    pages = [open_alpha.page(_path(connection, tab)) for tab in tabs]
+
+    assert {(page.status, page.title) for page in pages} == {(200, "Beta")}
+    assert [page.texts(".tabs a[aria-current=page]")[0].split()[0].lower() for page in pages] == [
+        "summary",
+        *tabs[1:],
+    ]
 
 
 def test_the_handshake_ends_with_the_first_ack(connected: Pair, open_alpha: Console) -> None:
@@ -357,16 +377,15 @@ def test_suspend_and_resume_are_one_post_each(connected: Pair, open_alpha: Conso
     assert connected.beta.connection().status is ConnectionStatus.ACTIVE
 
 
-def test_an_open_circuit_says_when_why_and_when_it_is_tried(connected: Pair, open_alpha: Console) -> None:
-    connection = connected.alpha.connection()
+def test_an_open_circuit_says_when_why_and_when_it_is_tried(here: Console, connection: Connection) -> None:
     with transaction():
         row = db.session.get_one(Connection, connection.id)
         row.failures, row.breaker_opened_at, row.retry_at = 5, now_ms(), now_ms() + 160_500
         row.wait_code, row.wait_detail = "timeout", "no answer within 15 s"
     add_delivery(add_event(connection.workspace_id), connection, state=DeliveryState.PENDING)
 
-    page = open_alpha.page(_path(connection))
-    said = open_alpha.follow(open_alpha.post(_path(connection, "retry")))
+    page = here.page(_path(connection))
+    said = here.follow(here.post(_path(connection, "retry")))
 
     assert "They do not answer. Next probe in 2 min" in page.text
     assert "5 failures in a row (timeout: no answer within 15 s) opened the circuit" in page.text
@@ -375,47 +394,43 @@ def test_an_open_circuit_says_when_why_and_when_it_is_tried(connected: Pair, ope
     assert (_now(connection).failures, _now(connection).breaker_opened_at) == (0, None)
 
 
-def test_a_hold_names_the_answer_that_stopped_it(connected: Pair, open_alpha: Console) -> None:
-    connection = connected.alpha.connection()
+def test_a_hold_names_the_answer_that_stopped_it(here: Console, connection: Connection) -> None:
     with transaction():
         row = db.session.get_one(Connection, connection.id)
         row.hold_code, row.hold_detail, row.hold_since = "too_large", "65 kB at most", now_ms()
 
-    page = open_alpha.page(_path(connection))
+    page = here.page(_path(connection))
 
     assert "They refuse what we send: too_large; stopped" in page.text
     assert page.texts(".status")[0] == "stopped"
 
 
-def test_a_pause_is_of_one_direction_and_nobody_is_told(connected: Pair, open_alpha: Console) -> None:
-    connection = connected.alpha.connection()
-    before = len(connected.alpha.rows(ControlOut))
+def test_a_pause_is_of_one_direction_and_nobody_is_told(here: Console, connection: Connection) -> None:
+    before = _said()
 
-    open_alpha.post(_path(connection, "pause"), direction="incoming")
+    here.post(_path(connection, "pause"), direction="incoming")
 
     assert (_now(connection).paused_incoming, _now(connection).paused_outgoing) == (True, False)
-    page = open_alpha.page(_path(connection, "settings"))
+    page = here.page(_path(connection, "settings"))
     assert [row[1] for row in page.rows("#pauses")] == ["flows", "paused here"]
-    assert len(connected.alpha.rows(ControlOut)) == before
+    assert _said() == before
 
 
-def test_the_code_is_marked_as_compared_with_how_and_whom(connected: Pair, open_alpha: Console) -> None:
-    connection = connected.alpha.connection()
-    page = open_alpha.page(_path(connection, "verify"))
+def test_the_code_is_marked_as_compared_with_how_and_whom(here: Console, connection: Connection) -> None:
+    page = here.page(_path(connection, "verify"))
 
-    open_alpha.post(_path(connection, "verify"), {**page.fields(), "how": "in person", "whom": "Tove"})
+    here.post(_path(connection, "verify"), {**page.fields(), "how": "in person", "whom": "Tove"})
 
     how = orjson.loads(_now(connection).verified_how or "{}")
-    assert how == {"by": open_alpha.user.email if open_alpha.user else "", "reason": "in person, with Tove"}
-    assert "verified" in open_alpha.page(_path(connection)).texts(".yes")
-    assert connected.alpha.rows(AuditEntry)[-1].action == "connection.mark_verified"
+    assert how == {"by": here.user.email if here.user else "", "reason": "in person, with Tove"}
+    assert "verified" in here.page(_path(connection)).texts(".yes")
+    assert _last_act() == "connection.mark_verified"
 
 
-def test_codes_that_differ_lead_to_a_stop(connected: Pair, open_alpha: Console) -> None:
-    connection = connected.alpha.connection()
-    page = open_alpha.page(_path(connection, "differ"))
+def test_codes_that_differ_lead_to_a_stop(here: Console, connection: Connection) -> None:
+    page = here.page(_path(connection, "differ"))
 
-    open_alpha.post(str(page.one("main form[method=post]")["action"]), page.fields())
+    here.post(str(page.one("main form[method=post]")["action"]), page.fields())
 
     assert _now(connection).status is ConnectionStatus.SUSPENDED
     assert _now(connection).reason == "The pairing codes differ."
@@ -424,20 +439,17 @@ def test_codes_that_differ_lead_to_a_stop(connected: Pair, open_alpha: Console) 
 # The end
 
 
-def test_disconnecting_counts_what_ends_and_wants_the_host_typed(
-    connected: Pair, open_alpha: Console
-) -> None:
-    connection = connected.alpha.connection()
-    host = connected.beta.url.partition("://")[2]
+def test_disconnecting_counts_what_ends_and_wants_the_host_typed(connected: Pair, here: Console) -> None:
+    host = "127.0.0.1:9"
     subscribe(connection, "task.**")
     subscribe(connection, "order.*", Direction.INCOMING)
     for _ in range(3):
         add_delivery(add_event(connection.workspace_id), connection, state=DeliveryState.PENDING)
 
-    page = open_alpha.page(_path(connection, "disconnect"))
-    wrong = open_alpha.post_page(_path(connection, "disconnect"), {**page.fields(), "typed": "another"})
+    page = here.page(_path(connection, "disconnect"))
+    wrong = here.post_page(_path(connection, "disconnect"), {**page.fields(), "typed": "another"})
     still = _now(connection).status
-    open_alpha.post(_path(connection, "disconnect"), {**page.fields(), "typed": host, "reason": "moved"})
+    here.post(_path(connection, "disconnect"), {**page.fields(), "typed": host, "reason": "moved"})
 
     assert [row[0] for row in page.rows("#effects")] == ["3", "1", "1", "all"]
     assert "Disconnect and give up 3 deliveries" in page.text
@@ -446,13 +458,12 @@ def test_disconnecting_counts_what_ends_and_wants_the_host_typed(
     assert (_now(connection).status, _now(connection).reason) == (ConnectionStatus.DISCONNECTED, "moved")
 
 
-def test_disconnecting_twice_says_that_it_has_ended(connected: Pair, open_alpha: Console) -> None:
-    connection = connected.alpha.connection()
-    page = open_alpha.page(_path(connection, "disconnect"))
-    typed = {**page.fields(), "typed": connected.beta.url.partition("://")[2]}
-    open_alpha.post(_path(connection, "disconnect"), typed)
+def test_disconnecting_twice_says_that_it_has_ended(here: Console, connection: Connection) -> None:
+    page = here.page(_path(connection, "disconnect"))
+    typed = {**page.fields(), "typed": "127.0.0.1:9"}
+    here.post(_path(connection, "disconnect"), typed)
 
-    again = open_alpha.post_page(_path(connection, "disconnect"), typed)
+    again = here.post_page(_path(connection, "disconnect"), typed)
 
     assert again.status == 422
     assert "Cannot disconnect: the connection is disconnected" in again.text
@@ -523,15 +534,14 @@ def test_a_key_that_is_refused_is_not_asked_about_again(doubted: tuple[Console, 
     assert after.verified_at is not None
 
 
-def test_a_public_key_of_the_peer_can_be_saved(connected: Pair, open_alpha: Console) -> None:
-    connection = connected.alpha.connection()
-    key_id = connection.public_id and open_alpha.page(_path(connection, "keys")).rows("#keys")[0][0]
+def test_a_public_key_of_the_peer_can_be_saved(here: Console, connection: Connection) -> None:
+    key_id = connection.public_id and here.page(_path(connection, "keys")).rows("#keys")[0][0]
 
-    answer = open_alpha.get(_path(connection, f"keys/{key_id}.pem"))
+    answer = here.get(_path(connection, f"keys/{key_id}.pem"))
 
     assert answer.text.startswith("-----BEGIN PUBLIC KEY-----")
     assert "attachment" in answer.headers["Content-Disposition"]
-    assert open_alpha.get(_path(connection, "keys/none.pem")).status_code == 404
+    assert here.get(_path(connection, "keys/none.pem")).status_code == 404
 
 
 # Hostile text, other workspaces, history
@@ -570,18 +580,14 @@ def test_another_workspace_s_connection_is_not_there(here: Console) -> None:
     assert here.get(f"/w/other/{_path(connection)}").status_code == 404
 
 
-def test_a_viewer_may_look_at_all_and_do_nothing(connected: Pair) -> None:
-    connection = connected.alpha.connection()
-    with connected.alpha.app.app_context():
-        console = _console(connected.alpha, "viewer")
+def test_a_viewer_may_look_at_all_and_do_nothing(here: Console, connection: Connection) -> None:
+    here.sign_in("viewer")
 
-        statuses = {
-            act: console.post(_path(connection, act)).status_code
-            for act in ("accept", "suspend", "ping", "retry", "pause", "disconnect", "verify", "keys/accept")
-        }
-        page = console.page(_path(connection))
+    acts = ("accept", "suspend", "ping", "retry", "pause", "disconnect", "verify", "keys/accept")
+    statuses = {here.post(_path(connection, act)).status_code for act in acts}
+    page = here.page(_path(connection))
 
-    assert set(statuses.values()) == {403}
+    assert statuses == {403}
     assert page.is_disabled("Suspend")
     assert page.is_disabled("Disconnect…")
 
