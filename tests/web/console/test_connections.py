@@ -439,7 +439,9 @@ def test_codes_that_differ_lead_to_a_stop(here: Console, connection: Connection)
 # The end
 
 
-def test_disconnecting_counts_what_ends_and_wants_the_host_typed(connected: Pair, here: Console) -> None:
+def test_disconnecting_counts_what_ends_and_wants_the_host_typed(
+    here: Console, connection: Connection
+) -> None:
     host = "127.0.0.1:9"
     subscribe(connection, "task.**")
     subscribe(connection, "order.*", Direction.INCOMING)
