@@ -170,7 +170,7 @@ def _take_back(batch: Batch, reply: Reply, outcome: Outcome, attempt_id: int) ->
     else:
         _store_entries(batch.entries, attempt_id, reply.error_code, reply.error_detail)
         # Whoever asked for one to be sent again got his try; from here on its age decides once more.
-        again = {"trigger": "auto"}
+        again = {"trigger": "auto"} if outcome is Outcome.RETRY else {}
     _put_back(batch.entries, attempt_id, reply.error_code, reply.error_detail, **again)
 
 

@@ -360,3 +360,19 @@ def test_what_a_person_sends_again_gets_one_try_at_any_age(scene, publish, rows,
 
     assert once_tried == "pending"
     assert (rows()[0].state.value, len(scene.peer.requests)) == ("dead", 1)
+
+
+def test_that_try_is_not_used_up_by_a_batch_that_is_halved(scene, publish, rows, now):
+    publish(2)
+    with transaction():
+        for row in rows():
+            row.trigger = "manual"
+    now.advance(8 * DAY_MS)
+    scene.peer.answer = lambda batch: (
+        problem_answer(413, "too_large") if len(batch["events"]) > 1 else scene.peer.acknowledge(batch)
+    )
+
+    drain(scene.connection.id)
+
+    assert scene.peer.sent() == [[1, 2], [1], [2]]
+    assert [row.state.value for row in rows()] == ["delivered"] * 2
