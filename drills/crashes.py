@@ -1,8 +1,8 @@
 """Crashes: processes die at any instant, Redis forgets all it knew, the database server is killed."""
 
 from drills.drill import Skipped, Tally, drill
-from drills.world import PARTS, World
-from tests.engines import OwnPostgreSQL
+from drills.world import PARTS, Station, World
+from tests.engines import OwnPostgreSQL, until
 
 
 @drill("kill-9", "kill -9 of a random process {times} times under load", times=50, times_short=8)
@@ -50,4 +50,13 @@ def kill_postgresql(world: World) -> Tally:
             load.wait_for_refusals(2)
             world.server.start()
         load.wait_for(world.breath)
-    return world.prove(pair, load)
+    tally = world.prove(pair, load)
+    # A web process notices at its next request that its connections to the database are gone, and answers
+    # that one with 503; the next drill shall not meet it.
+    for station in pair[:2]:
+        until(lambda one=station: _answers_well(one), "good answers of all web processes")
+    return tally
+
+
+def _answers_well(station: Station) -> bool:
+    return all(station.api("GET", "/connections").status == 200 for _ in range(10))
