@@ -23,6 +23,7 @@ from app.models import (
     Subscription,
 )
 from app.protocol.control import ControlType
+from app.protocol.errors import ClockSkew
 from app.protocol.states import (
     ENDED,
     LIVE_SUBSCRIPTION,
@@ -30,6 +31,7 @@ from app.protocol.states import (
     DeliveryState,
     SubscriptionStatus,
 )
+from app.reports.ailments import is_lost
 from app.reports.peers import WAITING_CAP, name_of
 
 #: Entries of a page of the history, and of "Lately".
@@ -272,6 +274,15 @@ def _next_active(connection: Connection, waiting: int) -> Next:
             f"{held} Nothing moves in either direction before you compare the new key with them and decide.",
             actions=("keys",),
         )
+    if is_lost(connection):
+        return Next(
+            "bad",
+            "They have lost this connection",
+            f"They answer that they do not know it, as after a restored backup. {held} Ask their people; if it "
+            "is gone there, disconnect this one and request a new one.",
+            connection.denied_since,
+            actions=("ping",),
+        )
     if connection.hold_code is not None:
         return Next(
             "bad",
@@ -279,6 +290,15 @@ def _next_active(connection: Connection, waiting: int) -> Next:
             f"{connection.hold_detail or ''} {held} Speak with them, then try again.".strip(),
             connection.hold_since,
             actions=("retry", "ping"),
+        )
+    if connection.wait_code == ClockSkew.code and connection.retry_at > clock.now_ms():
+        return Next(
+            "warn",
+            "Our clocks differ by more than 5 minutes. Next try",
+            f"They refuse what is signed at another time. {held} Compare both clocks with a time server (NTP).",
+            connection.retry_at,
+            "until",
+            ("retry", "ping"),
         )
     if connection.breaker_opened_at is not None:
         return Next(
@@ -298,6 +318,15 @@ def _next_active(connection: Connection, waiting: int) -> Next:
             connection.retry_at,
             "until",
             ("retry", "ping"),
+        )
+    if connection.wait_code is not None and connection.retry_at > clock.now_ms():
+        return Next(
+            "wait",
+            "They asked us to wait. Next request",
+            f"Their answer was {connection.wait_code}, which is no failure. {held}",
+            connection.retry_at,
+            "until",
+            ("retry",),
         )
     return _next_well(connection)
 

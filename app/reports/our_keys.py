@@ -13,6 +13,7 @@ from app.models import Connection, ControlOut, KeyTold, Peer, SigningKey
 from app.protocol.errors import NotFound
 from app.protocol.keys import Algorithm, KeyStatus
 from app.protocol.states import OPEN
+from app.reports.words import visible
 
 #: Peers named on the page at most.
 _NAMED = 200
@@ -118,6 +119,6 @@ def _holders(key: SigningKey) -> list[Holder]:
         .limit(2_000)
     )
     return [
-        Holder(public_id, workspace_id, name, owed is None, attempts or 0, error)
+        Holder(public_id, workspace_id, visible(name), owed is None, attempts or 0, error)
         for public_id, workspace_id, name, owed, attempts, error in rows
     ]

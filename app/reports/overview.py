@@ -30,6 +30,7 @@ from app.models import (
 from app.protocol.keys import KeyStatus
 from app.protocol.states import LIVE, ConnectionStatus, DeliveryState, SubscriptionStatus
 from app.reports.ailments import is_lost
+from app.reports.words import visible
 
 #: Rows counted at most.
 COUNT_CAP = 1_000
@@ -93,7 +94,7 @@ TONES = {
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """One thing that needs a person. `what` and `why` may hold remote names: text, never markup."""
+    """One thing that needs a person. `what` and `why` hold names of peers, made harmless to read."""
 
     kind: Kind
     what: str
@@ -285,7 +286,7 @@ def _troubled(workspace_id: int) -> Sequence[Any]:
 
 
 def _trouble_of(row: Any) -> Iterator[Attention]:
-    name = row.name or row.claimed_base_url or "Somebody"
+    name = visible(row.name or row.claimed_base_url or "Somebody")
     if row.status is ConnectionStatus.PENDING:
         where = f"for its workspace {row.remote_workspace_name}, " if row.remote_workspace_name else ""
         yield Attention(
@@ -377,7 +378,7 @@ def _dead_letters(workspace_id: int) -> Iterator[Attention]:
     share = "" if most == number == 1 else "all: " if most == number else f"{most} of {of}: "
     more = f"{COUNT_CAP:,}+" if number > COUNT_CAP else f"{number:,}"
     words = f"{more} dead letter{'' if number == 1 else 's'}"
-    yield Attention(Kind.DEAD_LETTERS, words, f"{share}{name}, {code or 'no reason kept'}")
+    yield Attention(Kind.DEAD_LETTERS, words, f"{share}{visible(name)}, {code or 'no reason kept'}")
 
 
 def _holes(workspace_id: int) -> Iterator[Attention]:
@@ -397,7 +398,7 @@ def _holes(workspace_id: int) -> Iterator[Attention]:
     for public_id, name, since in rows:
         yield Attention(
             Kind.MISSING,
-            f"Events of {name} are missing",
+            f"Events of {visible(name)} are missing",
             "there are holes in what it numbered for us since",
             public_id,
             since,
@@ -419,7 +420,7 @@ def _approvals(workspace_id: int) -> Iterator[Attention]:
     ).all()
     if not rows:
         return
-    named = ", ".join(f"{row.name} {row.event_type}" for row in rows[:_NAMED])
+    named = ", ".join(f"{visible(row.name)} {row.event_type}" for row in rows[:_NAMED])
     rest = f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
     plural = "subscription waits" if len(rows) == 1 else "subscriptions wait"
     yield Attention(
@@ -474,7 +475,7 @@ def _compared(workspace_id: int) -> Step:
         .order_by(Connection.id)
         .limit(_LOOKED_AT)
     ).all()
-    left = [name for name, verified_at in rows if verified_at is None]
+    left = [visible(name) for name, verified_at in rows if verified_at is None]
     words = ""
     if left:
         words = f"{left[0]} is left" if len(left) == 1 else f"{len(left)} are left, {left[0]} first"

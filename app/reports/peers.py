@@ -11,9 +11,11 @@ from app.database import db, table_of
 from app.models import Connection, Direction, Peer, PeerKey, Stream
 from app.protocol.keys import KeyStatus
 from app.protocol.states import ENDED, ConnectionStatus, DeliveryState
+from app.reports.ailments import is_lost
 from app.reports.connections import is_visible
 from app.reports.paging import ListKey, Page, cut, read_cursor, write_cursor
 from app.reports.strips import Strips, strips
+from app.reports.words import visible
 
 #: Deliveries counted for a connection at most.
 WAITING_CAP = 1_000
@@ -145,6 +147,8 @@ def shown(connection: Connection) -> Shown:
 def _shown_active(connection: Connection) -> Shown:
     if connection.key_review:
         return Shown("failed", "key review")
+    if is_lost(connection):
+        return Shown("failed", "lost by them")
     if connection.hold_code is not None:
         return Shown("failed", "stopped")
     if connection.breaker_opened_at is not None or connection.failures:
@@ -162,8 +166,8 @@ def key_of(peer: Peer | None) -> PeerKey | None:
 
 
 def name_of(connection: Connection) -> str:
-    """What the peer calls itself; its address while nothing of it was read."""
-    return connection.peer.name if connection.peer else host_of(connection)
+    """What the peer calls itself, made harmless to read; its address while nothing of it was read."""
+    return visible(connection.peer.name) if connection.peer else host_of(connection)
 
 
 def host_of(connection: Connection) -> str:

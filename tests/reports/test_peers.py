@@ -1,6 +1,7 @@
 """Connections as a table of peers, the story of one, and who has our newest key: on both engines."""
 
 import pytest
+import sqlalchemy as sa
 
 from app.clock import now_ms
 from app.config import settings
@@ -64,6 +65,25 @@ def test_pages_of_peers_go_on_where_the_one_before_ended(scene: Scene) -> None:
     assert seen == [row.connection.id for row in peers.list_peers(scene.workspace.id).data]
 
 
+def test_more_peers_take_no_more_statements(scene: Scene) -> None:
+    asked: list[str] = []
+
+    @sa.event.listens_for(db.engine, "before_cursor_execute")
+    def note(_c: object, _cursor: object, statement: str, *_more: object) -> None:
+        asked.append(statement)
+
+    peers.list_peers(scene.workspace.id)
+    few = len(asked)
+    for _ in range(5):
+        connect(scene.workspace, RemotePeer(), failures=1)
+    asked.clear()
+    peers.list_peers(scene.workspace.id)
+    sa.event.remove(db.engine, "before_cursor_execute", note)
+
+    # Days that were seen before are not looked at again, which takes the two of today apart.
+    assert len([text for text in asked if text.startswith(("SELECT", "WITH"))]) <= few + 6
+
+
 def test_a_row_counts_what_waits_and_what_is_missing(scene: Scene) -> None:
     for state in (DeliveryState.PENDING, DeliveryState.SENDING, DeliveryState.DELIVERED):
         add_delivery(add_event(scene.workspace.id), scene.connection, state=state)
@@ -89,6 +109,9 @@ def test_a_row_counts_what_waits_and_what_is_missing(scene: Scene) -> None:
     ("columns", "tone", "actions"),
     [
         ({"key_review": True}, "bad", ("keys",)),
+        ({"denied_since": 1}, "bad", ("ping",)),
+        ({"wait_code": "clock_skew", "retry_at": 2**50}, "warn", ("retry", "ping")),
+        ({"wait_code": "overloaded", "retry_at": 2**50}, "wait", ("retry",)),
         ({"hold_code": "access_denied"}, "bad", ("retry", "ping")),
         ({"breaker_opened_at": 1, "failures": 5}, "warn", ("retry", "ping")),
         ({"failures": 1}, "warn", ("retry", "ping")),

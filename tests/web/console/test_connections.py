@@ -565,6 +565,7 @@ def test_what_a_peer_writes_is_text_and_what_steers_the_display_is_written_out(h
     page = here.page(_path(connection))
 
     assert page.title == "A\\u202eB <b>"
+    assert "\u202e" not in page.answer.text
     assert page.one(".quote").get_text() == "<script>alert(1)</script> \\u202edrow"
     assert "<i>ops</i>" in page.text
 
