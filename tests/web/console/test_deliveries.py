@@ -57,7 +57,7 @@ def test_a_delivery_is_shown_with_what_it_waits_for_and_its_last_error(console: 
 
     [row] = page.rows("#deliveries")
     assert row[2:6] == ["shipment.dispatched", lane.name, "retrying", "2"]
-    assert row[6].startswith("in 4")
+    assert row[6].startswith("in ")
     assert row[7] == "rate_limited: wait 45 s"
     assert page.link("shipment.dispatched") == f"/w/default/events/{message}/deliveries#{lane.ids()[0]}"
 

@@ -83,7 +83,7 @@ def test_a_queue_is_paused_and_resumed_once_however_often_it_is_posted(console: 
     assert "deliveries was paused already." in second.text
     assert "Redis alone knows of a pause" in second.text
     assert console.user is not None
-    assert f"paused 0 s ago by {console.user.email}" in second.rows("#queues")[0][1]
+    assert f"ago by {console.user.email}" in second.rows("#queues")[0][1]
     third = console.follow(console.post("/admin/jobs/queues/deliveries/resume"))
     assert "deliveries goes on." in third.text
     assert audit_actions() == ["queue.pause", "queue.resume"]
