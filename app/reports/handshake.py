@@ -278,8 +278,8 @@ def _next_active(connection: Connection, waiting: int) -> Next:
         return Next(
             "bad",
             "They have lost this connection",
-            f"They answer that they do not know it, as after a restored backup. {held} Ask their people; if it "
-            "is gone there, disconnect this one and request a new one.",
+            f"They answer that they do not know it, as after a restored backup. {held} Ask their people; "
+            "if it is gone there, disconnect this one and request a new one.",
             connection.denied_since,
             actions=("ping",),
         )
@@ -295,7 +295,7 @@ def _next_active(connection: Connection, waiting: int) -> Next:
         return Next(
             "warn",
             "Our clocks differ by more than 5 minutes. Next try",
-            f"They refuse what is signed at another time. {held} Compare both clocks with a time server (NTP).",
+            f"They refuse what is signed at another time. {held} Compare both with a time server (NTP).",
             connection.retry_at,
             "until",
             ("retry", "ping"),
