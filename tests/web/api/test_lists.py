@@ -446,18 +446,21 @@ def test_streams_show_what_is_missing(scene: Scene, caller: Caller) -> None:
 
     told = {"fromSequence": 2, "toSequence": 2, "reason": "refused"}
     holes = [(4, 5), (8, 8), (10, 12)]
+    alone = {"earlier": [], "wentBackAt": None}
     assert shown["incoming"] == {
         "streamEpoch": "e-in",
         "contiguous": 3,
         "headSequence": 12,
         "missing": [told]
         + [{"fromSequence": low, "toSequence": high, "reason": "missing"} for low, high in holes],
+        **alone,
     }
     assert shown["outgoing"] == {
         "streamEpoch": "e-out",
         "contiguous": 4,
         "headSequence": 5,
         "missing": [told],
+        **alone,
     }
 
 
@@ -465,6 +468,7 @@ def test_streams_of_a_connection_that_never_was_active_are_empty(scene: Scene, c
     shown = caller.get(f"/connections/{scene.connection.public_id}/stream").json
 
     empty = {"streamEpoch": None, "contiguous": 0, "headSequence": 0, "missing": []}
+    empty |= {"earlier": [], "wentBackAt": None}
     assert shown == {"incoming": empty, "outgoing": empty}
 
 
