@@ -69,16 +69,18 @@ class PostgreSQL:
         folder: where its tables lie, an empty folder that the server can write; by default beside all others.
         """
         name = next(self._names)
-        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
-            sql.Identifier(name), sql.Identifier(template or "template0")
-        )
         if folder is not None:
             self._run(
                 sql.SQL("CREATE TABLESPACE {} LOCATION {}").format(
                     sql.Identifier(name), sql.Literal(str(folder))
                 )
             )
-            statement += sql.SQL(" TABLESPACE {}").format(sql.Identifier(name))
+        # Named in any case: a copy would else lie where its template lies.
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} TABLESPACE {}").format(
+            sql.Identifier(name),
+            sql.Identifier(template or "template0"),
+            sql.Identifier("pg_default" if folder is None else name),
+        )
         self._run(statement)
         return name
 
