@@ -437,10 +437,11 @@ def test_streams_show_what_is_missing(scene: Scene, caller: Caller) -> None:
         )
         db.session.add_all([incoming, outgoing])
         db.session.flush()
-        for stream in (incoming, outgoing):
-            db.session.add(
-                StreamGap(stream_id=stream.id, from_sequence=2, to_sequence=2, reason="refused", created_at=1)
-            )
+        db.session.add(
+            StreamGap(stream_id=incoming.id, from_sequence=2, to_sequence=2, reason="refused", created_at=1)
+        )
+    event = add_event(scene.workspace.id, status=EventStatus.DEAD)
+    add_delivery(event, scene.connection, state=DeliveryState.DEAD, stream_id=outgoing.id, sequence=2)
 
     shown = caller.get(f"/connections/{scene.connection.public_id}/stream").json
 
