@@ -140,9 +140,10 @@ def test_a_sweep_without_redis_still_frees_leases(scene, publish, monkeypatch):
     publish(1)
     with transaction():
         lease.acquire(scene.connection.id, owner_that_died())
-    monkeypatch.setattr(queue, "redis_client", _away)
 
-    rescue.sweep()
+    with monkeypatch.context() as without:
+        without.setattr(queue, "redis_client", _away)
+        rescue.sweep()
 
     assert scene.reload().drain_owner is None
 
