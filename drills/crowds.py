@@ -64,7 +64,7 @@ def unsubscribe_in_a_burst(world: World) -> Tally:
     "sick-crowd",
     "{times} connections, a quarter of them to a peer that is sick, then healed",
     times=200,
-    times_short=16,
+    times_short=8,
 )
 def sick_crowd(world: World) -> Tally:
     """Whoever is well gets everything while the others are sick; those get it when they are well again."""

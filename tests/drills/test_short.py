@@ -10,15 +10,25 @@ from app.config import ROOT
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
+#: All of them on SQLite; on PostgreSQL those in which the database has a part.
+NAMES = {
+    "sqlite": [],
+    "postgresql": [
+        *("kill-9", "flushall", "postgresql", "partition", "full-at-sender", "full-at-receiver"),
+        *("restore-receiver", "restore-sender", "two-workspaces", "unsubscribe"),
+    ],
+}
+
+
 def test_nothing_is_lost_in_any_drill(engine: str) -> None:
-    command = [sys.executable, "-m", "drills", "--short", "--engine", engine, "--seed", "1"]
+    command = [sys.executable, "-m", "drills", "--short", "--engine", engine, "--seed", "1", *NAMES[engine]]
 
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=580, check=False)
 
     seed, *lines = done.stdout.splitlines()
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-4000:]}"
     assert seed == "seed 1"
-    assert len(lines) >= 12
+    assert len(lines) >= 10
     assert all(line.startswith(engine) for line in lines)
 
 
