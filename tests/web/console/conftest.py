@@ -226,6 +226,12 @@ def _values(form: Tag) -> dict[str, Any]:
 
 
 @pytest.fixture
+def engine() -> str:
+    """Pages are the same on both engines; what they ask of the database is tested below tests/reports."""
+    return "sqlite"
+
+
+@pytest.fixture
 def console(app: Flask, client: FlaskClient) -> Console:
     """A browser at the console; nobody is signed in yet."""
     return Console(app, client)

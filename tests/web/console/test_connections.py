@@ -22,12 +22,6 @@ from tests.web.console.conftest import Console
 __all__ = ["connected", "make_side", "no_wait", "pair"]
 
 
-@pytest.fixture
-def engine() -> str:
-    """What the pages ask of the database is tested on both engines in tests/reports and tests/federation."""
-    return "sqlite"
-
-
 def _console(side: Side, role: str = "admin") -> Console:
     """Somebody signed in at one of the instances."""
     console = Console(side.app, side.app.test_client())

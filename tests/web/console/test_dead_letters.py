@@ -9,12 +9,6 @@ from tests.web.console.lanes import Lane, another_workspace, make_lane
 
 
 @pytest.fixture
-def engine() -> str:
-    """The grouping is tested on both engines in tests/reports; here are pages."""
-    return "sqlite"
-
-
-@pytest.fixture
 def lane(console: Console) -> Lane:
     """A connection of the workspace; an operator looks."""
     console.sign_in("operator")

@@ -16,12 +16,6 @@ from tests.web.console.lanes import Lane, another_workspace, make_lane
 
 
 @pytest.fixture
-def engine() -> str:
-    """What the pages read is tested on both engines in tests/reports and tests/outbox."""
-    return "sqlite"
-
-
-@pytest.fixture
 def lane(console: Console) -> Lane:
     """A connection of the workspace; an operator looks."""
     console.sign_in("operator")

@@ -27,12 +27,6 @@ HOSTILE = '"><script>alert(1)</script>\u202e'
 
 
 @pytest.fixture
-def engine() -> str:
-    """Pages are the same on both engines; what is asked of the database is tested below tests/reports."""
-    return "sqlite"
-
-
-@pytest.fixture
 def scene(console: Console) -> Scene:
     """The default workspace with an active connection; an operator is there."""
     ensure_identity(settings())

@@ -21,12 +21,6 @@ from tests.web.console.lanes import another_workspace, make_lane
 FAILS = "app.queue.queue"
 
 
-@pytest.fixture
-def engine() -> str:
-    """What waits in the database is counted on both engines in tests/reports; the rest is Redis."""
-    return "sqlite"
-
-
 def a_worker(name: str = "host:4121", version: str | None = None) -> None:
     """A worker that gave a sign of life just now, on another host."""
     client = queue.redis_client()

@@ -18,12 +18,6 @@ HOME = "/admin/keys"
 
 
 @pytest.fixture
-def engine() -> str:
-    """What the pages ask of the database is tested on both engines in tests/reports and tests/federation."""
-    return "sqlite"
-
-
-@pytest.fixture
 def alpha(connected: Pair) -> Iterator[Console]:
     """An administrator at alpha, which beta knows."""
     with connected.alpha.app.app_context():

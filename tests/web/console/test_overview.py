@@ -18,12 +18,6 @@ from tests.web.console.conftest import Console
 
 
 @pytest.fixture
-def engine() -> str:
-    """What the pages ask of the database is tested on both engines in tests/reports and tests/federation."""
-    return "sqlite"
-
-
-@pytest.fixture
 def here(console: Console) -> Console:
     """Somebody who may look, in the default workspace of an instance with a worker."""
     ensure_identity(settings())

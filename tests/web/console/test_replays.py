@@ -24,12 +24,6 @@ from tests.web.console.lanes import Lane, another_workspace, make_lane
 
 
 @pytest.fixture
-def engine() -> str:
-    """Replays themselves are tested on both engines in tests/inbox and tests/outbox."""
-    return "sqlite"
-
-
-@pytest.fixture
 def lane(console: Console) -> Lane:
     """A connection of the workspace; an operator looks."""
     console.sign_in("operator")

@@ -29,12 +29,6 @@ HOSTILE = '"><script>alert(1)</script>\u202e'
 
 
 @pytest.fixture
-def engine() -> str:
-    """Pages are the same on both engines; what is asked of the database is tested below tests/reports."""
-    return "sqlite"
-
-
-@pytest.fixture
 def scene(console: Console, monkeypatch: pytest.MonkeyPatch) -> Scene:
     """The default workspace with an active connection to a peer that answers late; an admin is there."""
     monkeypatch.setattr(subscriptions, "WAIT_S", 0.0)
