@@ -443,7 +443,7 @@ class Effective(NamedTuple):
 
 
 def effective(config: Config) -> list[Effective]:
-    """All settings with their values, for people. Secrets are not shown, and neither are passwords in URLs."""
+    """All settings with their values, for people; no secret and no password of a URL is shown."""
     return [
         Effective(
             setting, _shown(setting, getattr(config, setting.name.lower())), setting.name in config.given

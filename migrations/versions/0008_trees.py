@@ -8,9 +8,6 @@ down_revision = "0007"
 branch_labels = None
 depends_on = None
 
-_COLUMNS = "event_id, key_id, body, signature, digest"
-
-
 def upgrade() -> None:
     with op.batch_alter_table("event", schema=None) as batch_op:
         batch_op.add_column(sa.Column("proof", sa.Text(), nullable=True))
@@ -30,8 +27,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("event_id", "key_id", "is_shared", name=op.f("pk_event_signature_shared")),
     )
     op.execute(
-        f"INSERT INTO event_signature ({_COLUMNS}, is_shared) SELECT {_COLUMNS}, false"
-        " FROM event_signature_before"
+        "INSERT INTO event_signature (event_id, key_id, body, signature, digest, is_shared)"
+        " SELECT event_id, key_id, body, signature, digest, false FROM event_signature_before"
     )
     op.drop_table("event_signature_before")
 
@@ -52,8 +49,8 @@ def downgrade() -> None:
     )
     # What was shared means nothing without its proof.
     op.execute(
-        f"INSERT INTO event_signature ({_COLUMNS}) SELECT {_COLUMNS} FROM event_signature_after"
-        " WHERE NOT is_shared"
+        "INSERT INTO event_signature (event_id, key_id, body, signature, digest)"
+        " SELECT event_id, key_id, body, signature, digest FROM event_signature_after WHERE NOT is_shared"
     )
     op.drop_table("event_signature_after")
     with op.batch_alter_table("event", schema=None) as batch_op:
