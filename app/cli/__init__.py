@@ -13,6 +13,7 @@ from app.cli import (
     init,
     instance,
     key,
+    seed,
     stream,
     subscription,
     token,
@@ -43,6 +44,7 @@ def commands() -> tuple[click.Command, ...]:
         event.event,
         dead.dead,
         doctor.doctor,
+        seed.seed,
         demo.demo,
     )
 
@@ -56,7 +58,7 @@ def command_of(arguments: Sequence[str]) -> str | None:
 def makes_nothing(name: str | None) -> bool:
     """Whether the command works with an instance that is there, and makes none."""
     return any(
-        command.name == name and (isinstance(command, Group) or command is doctor.doctor)
+        command.name == name and (isinstance(command, Group) or command in (doctor.doctor, seed.seed))
         for command in commands()
     )
 

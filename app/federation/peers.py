@@ -284,7 +284,9 @@ def due_for_refresh(limit: int = 10) -> list[int]:
     due = sa.and_(
         Peer.document_read_at <= now_ms - REFRESH_AFTER_MS,
         sa.or_(Peer.key_lookup_at.is_(None), Peer.key_lookup_at <= now_ms - REFRESH_AGAIN_MS),
-        Peer.id.in_(sa.select(Connection.peer_id).where(Connection.status.in_(LIVE))),
+        Peer.id.in_(
+            sa.select(Connection.peer_id).where(Connection.status.in_(LIVE), Connection.is_seeded.is_(False))
+        ),
     )
     ids = list(db.session.scalars(sa.select(Peer.id).where(due).limit(limit)))
     if ids:
@@ -367,7 +369,7 @@ def _rows_of(instance_id: str, base_url: str) -> Sequence[Peer]:
 
 
 def _live_peers(instance_id: str) -> Sequence[Peer]:
-    live = sa.select(Connection.peer_id).where(Connection.status.in_(LIVE))
+    live = sa.select(Connection.peer_id).where(Connection.status.in_(LIVE), Connection.is_seeded.is_(False))
     return db.session.scalars(
         sa.select(Peer).where(Peer.instance_id == instance_id, Peer.id.in_(live)).order_by(Peer.id.desc())
     ).all()

@@ -118,7 +118,12 @@ def wake_due(limit: int = 200) -> int:
     _free_dead_leases()
     due = db.session.scalars(
         sa.select(ControlOut.connection_id)
-        .where(ControlOut.state.in_(controls.OPEN), ControlOut.next_attempt_at <= clock.now_ms())
+        .join(Connection, Connection.id == ControlOut.connection_id)
+        .where(
+            ControlOut.state.in_(controls.OPEN),
+            ControlOut.next_attempt_at <= clock.now_ms(),
+            Connection.is_seeded.is_(False),
+        )
         .distinct()
         .limit(limit)
     ).all()
@@ -134,6 +139,8 @@ def _acquire(connection_id: int, owner: str) -> bool:
             sa.update(Connection)
             .where(
                 Connection.id == connection_id,
+                # Whoever sends messages has this lease, so that over a made-up connection nobody does.
+                Connection.is_seeded.is_(False),
                 sa.or_(Connection.control_owner.is_(None), Connection.control_lease_until < now_ms),
             )
             .values(control_owner=owner, control_lease_until=now_ms + LEASE_MS)

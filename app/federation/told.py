@@ -49,7 +49,10 @@ def owe(key: SigningKey, acknowledged: KeyStatus | None) -> None:
         sa.insert(_TOLD).from_select(
             ["connection_id", "signing_key_id", "acknowledged", "told"],
             sa.select(_CONNECTION.c.id, sa.literal(key.id), known, known).where(
-                _CONNECTION.c.status.in_(LIVE), _CONNECTION.c.checked_at.is_not(None), ~has_row
+                _CONNECTION.c.status.in_(LIVE),
+                _CONNECTION.c.checked_at.is_not(None),
+                _CONNECTION.c.is_seeded.is_(False),
+                ~has_row,
             ),
         )
     )

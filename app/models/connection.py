@@ -72,6 +72,8 @@ class Connection(Model):
     replaces_id: Mapped[int | None] = mapped_column(sa.ForeignKey("connection.id"))
 
     # What holds it
+    #: Made up by `flask seed`: there is nobody at the other end, and nothing is ever sent.
+    is_seeded: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
     #: What comes in is taken until then although the status alone would refuse it: we sent an accept or a
     #: resume, or announced a suspension and wait for its ack.
     inbound_open_until: Mapped[int | None] = mapped_column(sa.BigInteger)

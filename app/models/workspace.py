@@ -29,6 +29,8 @@ class Workspace(Model):
     name: Mapped[str] = mapped_column(sa.String(200))
     #: The one that requests without `toWorkspace` reach.
     is_default: Mapped[bool] = mapped_column(default=False)
+    #: Made up by `flask seed`, and removed by it.
+    is_seeded: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
     created_at: Mapped[int] = mapped_column(sa.BigInteger)
 
 

@@ -30,6 +30,7 @@ _DELIVERY = table_of(Delivery)
 _IDLE = sa.select(_CONNECTION.c.id, _CONNECTION.c.failures).where(
     _CONNECTION.c.id.in_(sa.bindparam("ids", expanding=True)),
     sending_clause(),
+    _CONNECTION.c.is_seeded.is_(False),
     _CONNECTION.c.retry_at <= sa.bindparam("now"),
     sa.or_(_CONNECTION.c.drain_owner.is_(None), _CONNECTION.c.drain_lease_until < sa.bindparam("now")),
 )

@@ -16,7 +16,9 @@ _DELIVERY = table_of(Delivery)
 _THIS = sa.update(_CONNECTION).where(_CONNECTION.c.id == sa.bindparam("connection"))
 _MINE = _CONNECTION.c.drain_owner == sa.bindparam("owner")
 _ACQUIRE = _THIS.where(
-    sa.or_(_CONNECTION.c.drain_owner.is_(None), _CONNECTION.c.drain_lease_until < sa.bindparam("now"))
+    # Whoever sends events has this lease, so that over a made-up connection nobody does.
+    _CONNECTION.c.is_seeded.is_(False),
+    sa.or_(_CONNECTION.c.drain_owner.is_(None), _CONNECTION.c.drain_lease_until < sa.bindparam("now")),
 ).values(drain_owner=sa.bindparam("owner"), drain_lease_until=sa.bindparam("until"))
 _RENEW = _THIS.where(_MINE).values(drain_lease_until=sa.bindparam("until"))
 _RELEASE = _THIS.where(_MINE).values(drain_owner=None, drain_lease_until=0)

@@ -98,6 +98,7 @@ def _due_connections(now: int) -> list[tuple[int, int]]:
         sa.select(_CONNECTION.c.id, _CONNECTION.c.failures)
         .where(
             sending_clause(),
+            _CONNECTION.c.is_seeded.is_(False),
             sa.not_(_waits(now)),
             _CONNECTION.c.drain_owner.is_(None),
             sa.or_(waits, orphaned),
@@ -125,6 +126,7 @@ def expire_old() -> int:
         sa.select(_CONNECTION.c.id)
         .where(
             _CONNECTION.c.status.in_(OPEN),
+            _CONNECTION.c.is_seeded.is_(False),
             sa.or_(sa.not_(sending_clause()), _waits(now_ms())),
             sa.or_(_first_is_older(oldest, numbered=True), _first_is_older(oldest, numbered=False)),
         )

@@ -17,7 +17,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "cli web",
         "supervisor",
         "server jobs",
-        "reconciliation",
+        "reconciliation seed",
         "outbox inbox reports",
         "federation",
         "access",

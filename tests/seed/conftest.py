@@ -1,0 +1,5 @@
+"""Commands, as the tests of the command line run them."""
+
+from tests.cli.conftest import flask
+
+__all__ = ["flask"]
