@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from app.backoff import parse_retry_after, retry_delay
 from app.clock import now_ms
 from app.database import db, table_of
-from app.federation import lifecycle, streams
+from app.federation import controls, lifecycle, streams
 from app.federation.controls import queue_control
 from app.federation.lifecycle import sending_clause
 from app.federation.subscriptions import granted_patterns
@@ -32,6 +32,7 @@ from app.models import (
     OPEN_REPLAY,
     AttemptEntry,
     Connection,
+    ControlOut,
     Delivery,
     Direction,
     Event,
@@ -92,13 +93,18 @@ def accept(connection_id: int, asked: wire.ReplayRequest) -> None:
     """Begin what a peer asked for. Called inside `transaction()` with the connection locked.
 
     The same request under another message id changes nothing while it runs. Raises RateLimited while
-    another one runs, ReplayGone for an epoch that nobody knows, or a range of which nothing is kept.
+    another one runs or its end waits to be sent, ReplayGone for an epoch that nobody knows, or a range of
+    which nothing is kept.
     """
     running = _running(connection_id)
     if running is not None:
         if running.replay_id == asked.replay_id:
             return
         raise RateLimited("one replay at a time: another one runs", retry_after_s=_ASK_AGAIN_S)
+    if _is_end_unsent(connection_id):
+        raise RateLimited(
+            "one replay at a time: the end of another is not told yet", retry_after_s=_ASK_AGAIN_S
+        )
     stream = _stream_of(connection_id, asked)
     first = asked.from_sequence or 1
     last = min(asked.to_sequence or stream.head_sequence, stream.head_sequence)
@@ -146,6 +152,21 @@ def _running(connection_id: int) -> Replay | None:
         .limit(1)
         .execution_options(populate_existing=True)
     )
+
+
+def _is_end_unsent(connection_id: int) -> bool:
+    """Whether a `replay.complete` waits behind other messages, such as the gaps of its replay.
+
+    A peer that answers none of them could else have us queue the same gaps again with each request. The one
+    that is first in line counts as sent: who got it may ask before its answer is here.
+    """
+    end = controls.waiting(connection_id, ControlType.REPLAY_COMPLETE)
+    if end is None:
+        return False
+    first = sa.select(sa.func.min(ControlOut.control_sequence)).where(
+        ControlOut.connection_id == connection_id, ControlOut.state.in_(controls.OPEN)
+    )
+    return db.session.scalars(first).one() < end.control_sequence
 
 
 def _stream_of(connection_id: int, asked: wire.ReplayRequest) -> Stream:

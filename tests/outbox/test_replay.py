@@ -14,6 +14,7 @@ from app.federation import lifecycle, streams
 from app.models import (
     AttemptEntry,
     ControlOut,
+    ControlState,
     Delivery,
     Direction,
     Event,
@@ -242,6 +243,24 @@ def test_one_replay_runs_at_a_time(scene, delivered):
     accept(scene, replay_id=first)
 
     assert db.session.scalar(sa.select(sa.func.count()).select_from(Replay)) == 1
+
+
+def test_the_next_one_has_to_wait_until_the_gaps_of_the_last_one_are_told(scene, delivered):
+    delivered(4)
+    erase(2)
+    accept(scene)
+    deliver.drain(scene.connection.id)
+    assert [message["type"] for message in told()] == ["gap", "replay.complete"]
+
+    with pytest.raises(RateLimited):
+        accept(scene)
+    with transaction():
+        db.session.execute(
+            sa.update(ControlOut).where(ControlOut.type == "gap").values(state=ControlState.ANSWERED)
+        )
+    accept(scene)
+
+    assert row().state is ReplayState.RUNNING
 
 
 def test_a_range_of_which_nothing_is_kept_is_gone(scene, delivered):
