@@ -296,6 +296,8 @@ def _subscription_request(connection: Connection, message: VerifiedControl) -> V
     _check_not_ended(connection)
     subscription = subscriptions.find(connection.id, Direction.OUTGOING, asked.subscription_id)
     if subscription is None:
+        if subscriptions.count_open(connection.id) >= subscriptions.MAX_OPEN:
+            return Verdict(SubscriptionStatus.REJECTED.value)
         subscription = _new_subscription(connection, asked)
         if subscriptions.is_auto_granted(asked.event_type):
             return _granted(connection, subscription)

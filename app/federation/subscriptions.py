@@ -38,6 +38,8 @@ RENEW_AGAIN_MS = 3_600_000
 #: Until the cancel is answered, and no longer than its message is repeated.
 _CANCEL_LIFE_MS = 8 * 86_400_000
 _MAX_DETAILS = 16_384
+#: Waiting and active subscriptions that a peer may have over one connection; one more is rejected.
+MAX_OPEN = 1_000
 
 
 def subscribe_to_event_type(
@@ -298,6 +300,20 @@ def find(connection_id: int, direction: Direction, wire_id: str) -> Subscription
         )
         .execution_options(populate_existing=True)
     )
+
+
+def count_open(connection_id: int) -> int:
+    """How many subscriptions of the peer wait or are active over a connection, counted up to MAX_OPEN."""
+    first = (
+        sa.select(Subscription.id)
+        .where(
+            Subscription.connection_id == connection_id,
+            Subscription.direction == Direction.OUTGOING,
+            Subscription.status.in_((SubscriptionStatus.PENDING, SubscriptionStatus.ACTIVE)),
+        )
+        .limit(MAX_OPEN)
+    )
+    return db.session.scalar(sa.select(sa.func.count()).select_from(first.subquery())) or 0
 
 
 def renew_due(limit: int = 100) -> int:

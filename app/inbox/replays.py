@@ -314,8 +314,18 @@ def sweep(limit: int = 200) -> int:
     for replay_id, connection_id in silent:
         _go_on(replay_id, connection_id)
     for stream_id, connection_id in due:
-        _look_at(stream_id, connection_id)
+        try:
+            _look_at(stream_id, connection_id)
+        except Problem as problem:
+            # One peer's stream keeps no other one from being looked at.
+            log.warning("stream.not_looked_at", extra={"stream_id": stream_id, "detail": problem.detail})
+            _put_off(stream_id, now + LOOK_LATER_MS)
     return len(due) + len(silent)
+
+
+def _put_off(stream_id: int, due_at: int) -> None:
+    with transaction():
+        db.session.execute(sa.update(Stream).where(Stream.id == stream_id).values(due_at=due_at))
 
 
 def connection_closed(connection_id: int) -> None:

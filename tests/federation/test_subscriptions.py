@@ -133,6 +133,20 @@ def test_a_grant_can_be_taken_back_and_only_a_pending_one_rejected(connected: Pa
     assert mine.reason == "enough"
 
 
+def test_a_peer_has_no_more_subscriptions_open_than_it_may(
+    connected: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "MAX_OPEN", 2)
+    for event_type in ("task.*", "order.*"):
+        connected.subscribe(event_type)
+
+    connected.subscribe("note.*")
+
+    statuses = [row.status.value for row in connected.alpha.rows(Subscription)]
+    assert statuses == ["pending", "pending", "rejected"]
+    assert len(connected.beta.rows(Subscription)) == 2
+
+
 def test_the_subscriber_does_not_decide_about_its_own_request(connected: Pair) -> None:
     mine = connected.subscribe("task.*")
 

@@ -11,14 +11,14 @@ from app import clock
 from app.clock import FrozenClock
 from app.database import db, transaction
 from app.federation import connections, lifecycle, sending
-from app.inbox import replays
+from app.inbox import holes, replays
 from app.inbox import stream as streams
-from app.models import ControlOut, Direction, Replay, ReplayState
+from app.models import ControlOut, Direction, Replay, ReplayState, Stream
 from app.protocol.control import ControlType, ReplayComplete
-from app.protocol.errors import InvalidRequest, InvalidState
+from app.protocol.errors import InvalidRequest, InvalidState, RateLimited
 from app.protocol.states import ConnectionStatus
 from app.reports.connections import streams_of
-from tests.exchange import problem_answer
+from tests.exchange import RemotePeer, connect, problem_answer
 from tests.inbox.conftest import EPOCH, outcomes, stream
 
 OTHER_EPOCH = "22222222-2222-4222-8222-222222222222"
@@ -362,3 +362,32 @@ def test_the_request_is_of_the_type_that_the_protocol_names(scene, monkeypatch):
 
     [said] = db.session.scalars(sa.select(ControlOut.type))
     assert said == ControlType.REPLAY_REQUEST
+
+
+def test_a_stream_that_cannot_be_looked_at_keeps_no_other_one_waiting(scene, take, time, monkeypatch):
+    take_some(scene, take, 1, 3)
+    with transaction():
+        other = connect(scene.workspace, RemotePeer())
+        begun = {"head_sequence": 2, "hole_since": 0, "created_at": clock.now_ms()}
+        db.session.add(
+            Stream(connection_id=other.id, direction=Direction.INCOMING, epoch=OTHER_EPOCH, due_at=1, **begun)
+        )
+        db.session.flush()
+        db.session.execute(
+            sa.update(Stream).where(Stream.connection_id == scene.connection.id).values(due_at=0)
+        )
+    plan, planned = holes.plan, []
+
+    def fail_first(*given, **named):
+        planned.append(given)
+        if len(planned) == 1:
+            raise RateLimited("too many holes in the stream", retry_after_s=60)
+        return plan(*given, **named)
+
+    monkeypatch.setattr(holes, "plan", fail_first)
+
+    replays.sweep()
+
+    due = dict(db.session.execute(sa.select(Stream.connection_id, Stream.due_at)).all())
+    assert len(planned) == 2
+    assert due[scene.connection.id] == clock.now_ms() + replays.LOOK_LATER_MS
