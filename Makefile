@@ -21,7 +21,7 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 DRILL_ARGS ?=
 
-.PHONY: help demo venv run test check format bench drill lock clean
+.PHONY: help demo venv run test check format bench drill screenshots lock clean
 
 help: ## Show what can be made
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -56,6 +56,9 @@ bench: $(DEV) ## Measure speed and memory (BENCH_ARGS passes options)
 
 drill: $(DEV) ## Kill, cut, fill and confuse whole instances, and prove that nothing is lost (DRILL_ARGS=--short)
 	@$(BIN)/python -m drills $(DRILL_ARGS)
+
+screenshots: $(DEV) ## Take the pictures of docs/images anew (needs Chromium)
+	@$(BIN)/python -m docs.screenshots
 
 lock: $(DEV) ## Make requirements*.txt anew from requirements*.in (LOCK_ARGS=--upgrade takes newer releases)
 	@for name in requirements requirements-dev; do \
