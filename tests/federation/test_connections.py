@@ -35,7 +35,8 @@ def test_both_sides_are_active_after_accept_and_have_agreed(pair: Pair) -> None:
     assert mine.status == theirs.status == ConnectionStatus.ACTIVE
     assert mine.wire_connection_id == theirs.wire_connection_id
     assert (mine.direction, theirs.direction) == (Direction.OUTGOING, Direction.INCOMING)
-    assert (mine.version, mine.features) == (theirs.version, theirs.features) == ("1.0", '["ed25519", "tree", "reconcile"]')
+    agreed = ("1.0", '["ed25519", "tree", "reconcile"]')
+    assert (mine.version, mine.features) == (theirs.version, theirs.features) == agreed
     assert mine.remote_workspace_slug == theirs.remote_workspace_slug == "default"
 
 
