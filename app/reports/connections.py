@@ -81,7 +81,7 @@ def list_connections(
         query = query.where(Connection.id < after[0])
     query = query.order_by(Connection.id.desc()).limit(check_limit(limit) + 1)
     rows, more = cut(db.session.scalars(query).all(), limit)
-    waiting = _waiting([row.id for row in rows])
+    waiting = count_waiting([row.id for row in rows])
     workspace = workspace_public_id(workspace_id)
     details = [_details(row, workspace, waiting[row.id]) for row in rows]
     return Page(details, write_cursor(key, [rows[-1].id]) if more else None, more)
@@ -90,7 +90,7 @@ def list_connections(
 def connection_details(connection: Connection) -> ConnectionDetails:
     """How a connection is shown."""
     workspace = workspace_public_id(connection.workspace_id)
-    return _details(connection, workspace, _waiting([connection.id])[connection.id])
+    return _details(connection, workspace, count_waiting([connection.id])[connection.id])
 
 
 def streams_of(connection_id: int, direction: Direction) -> StreamDetails:
@@ -179,16 +179,16 @@ _COUNT_WAITING = sa.text(
 ).bindparams(sa.bindparam("ids", expanding=True))
 
 
-def _waiting(connection_ids: Sequence[int]) -> dict[int, int]:
-    """Deliveries that wait, by connection; counted in the index alone, and no further than WAITING_CAP."""
+def count_waiting(connection_ids: Sequence[int], cap: int = WAITING_CAP) -> dict[int, int]:
+    """Deliveries that wait, by connection; counted in the index alone, and no further than the cap."""
     values = {
         "pending": DeliveryState.PENDING.value,
         "sending": DeliveryState.SENDING.value,
-        "cap": WAITING_CAP,
+        "cap": cap,
         "ids": connection_ids,
     }
     rows = db.session.execute(_COUNT_WAITING, values)
-    return {connection_id: min(number, WAITING_CAP) for connection_id, number in rows}
+    return {connection_id: min(number, cap) for connection_id, number in rows}
 
 
 def _details(connection: Connection, workspace: str, waiting: int) -> ConnectionDetails:

@@ -212,11 +212,6 @@ def error_codes(workspace_id: int, standing: Standing) -> list[str]:
     return sorted(db.session.scalars(query))
 
 
-def get_rows(workspace_id: int, numbers: Sequence[int]) -> list[DeliveryRow]:
-    """These deliveries, newest first; those that are not of the workspace are left out."""
-    return _rows(workspace_id, sorted(numbers, reverse=True))
-
-
 def _count(workspace_id: int, state: DeliveryState) -> int:
     some = (
         sa.select(sa.literal(1))

@@ -170,15 +170,6 @@ def checklist(workspace_id: int) -> list[Step]:
     ]
 
 
-def has_connections(workspace_id: int) -> bool:
-    """Whether the workspace has, or had, any connection that is shown."""
-    return _any(
-        sa.select(Connection.id).where(
-            Connection.workspace_id == workspace_id, Connection.checked_at.is_not(None)
-        )
-    )
-
-
 def oldest(workspace_id: int, state: DeliveryState) -> int | None:
     """When the oldest delivery in this state was made, ms."""
     return db.session.scalar(

@@ -10,9 +10,9 @@ from sqlalchemy.orm import joinedload, selectinload
 from app.database import db, table_of
 from app.models import Connection, Direction, Peer, PeerKey, Stream
 from app.protocol.keys import KeyStatus
-from app.protocol.states import ENDED, ConnectionStatus, DeliveryState
+from app.protocol.states import ENDED, ConnectionStatus
 from app.reports.ailments import is_lost
-from app.reports.connections import is_visible
+from app.reports.connections import count_waiting, is_visible
 from app.reports.paging import ListKey, Page, cut, read_cursor, write_cursor
 from app.reports.strips import Strips, strips
 from app.reports.words import visible
@@ -109,7 +109,7 @@ def _chosen(show: str) -> sa.ColumnElement[bool]:
 def peer_rows(connections: Sequence[Connection]) -> list[PeerRow]:
     """Rows of these connections, in their order."""
     ids = [connection.id for connection in connections]
-    waiting, missing, health = _waiting(ids), _missing(ids), strips(ids)
+    waiting, missing, health = count_waiting(ids, WAITING_CAP + 1), _missing(ids), strips(ids)
     return [
         PeerRow(
             connection,
@@ -174,28 +174,6 @@ def host_of(connection: Connection) -> str:
     """Host and port of the peer's address."""
     url = connection.peer.base_url if connection.peer else connection.claimed_base_url
     return (url or "unknown").partition("://")[2] or "unknown"
-
-
-#: Correlated two levels deep, which SQLAlchemy cannot write: each count ends in the index, at the cap.
-_COUNT = sa.text(
-    "SELECT c.id,"
-    " (SELECT count(*) FROM (SELECT 1 FROM delivery AS d"
-    " WHERE d.connection_id = c.id AND d.state = :pending LIMIT :cap) AS pending)"
-    " + (SELECT count(*) FROM (SELECT 1 FROM delivery AS d"
-    " WHERE d.connection_id = c.id AND d.state = :sending LIMIT :cap) AS sending)"
-    " FROM connection AS c WHERE c.id IN :ids"
-).bindparams(sa.bindparam("ids", expanding=True))
-
-
-def _waiting(connection_ids: Sequence[int]) -> dict[int, int]:
-    values = {
-        "pending": DeliveryState.PENDING.value,
-        "sending": DeliveryState.SENDING.value,
-        "cap": WAITING_CAP + 1,
-        "ids": list(connection_ids),
-    }
-    rows = db.session.execute(_COUNT, values)
-    return {connection_id: min(number, WAITING_CAP + 1) for connection_id, number in rows}
 
 
 def _missing(connection_ids: Sequence[int]) -> dict[int, int]:
