@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,21 @@ from flask import Flask
 from flask.testing import FlaskClient
 from flask_migrate import upgrade
 from rq.timeouts import TimerDeathPenalty
+from werkzeug.routing import Rule
 
 from app import clock, create_app, queue
 from app.config import Config
 from app.database import db
-from app.federation import sending
+from app.federation import identity, rotation, sending
 from app.jobs import aside, worker
 from app.outbox import deliver
+from app.protocol import keys
 from tests import engines
 
 ENGINES = ("sqlite", "postgresql")
+
+#: RSA keys of a test process. Apps of one test have different ones as long as it makes fewer than these.
+_RSA_KEYS = 24
 
 #: What makes an app: settings by name, those of the fixture `settings_for` where none are given.
 MakeApp = Callable[..., Flask]
@@ -60,6 +66,37 @@ def _one_run_does_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drains called by a test go on until nothing is left: on a busy machine their second is soon over."""
     monkeypatch.setattr(deliver, "RUN_S", 60.0)
     monkeypatch.setattr(sending, "YIELD_S", 60.0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _what_is_dear_is_made_once() -> Iterator[None]:
+    """Apps have the same rules, which take 50 ms to compile, and RSA keys take 100 ms to find."""
+    builders: dict[tuple[Any, ...], Any] = {}
+    compile_builder = Rule._compile_builder
+
+    def compiled_once(self: Rule, append_unknown: bool = True) -> Any:
+        key = (self.rule, self.subdomain, append_unknown, repr(self.defaults))
+        if key not in builders:
+            builders[key] = compile_builder(self, append_unknown)
+        return builders[key]
+
+    made: dict[int, keys.GeneratedKey] = {}
+    numbers = count()
+    generate = keys.generate
+
+    def one_of_few(algorithm: keys.Algorithm) -> keys.GeneratedKey:
+        if algorithm is not keys.Algorithm.RSA:
+            return generate(algorithm)
+        number = next(numbers) % _RSA_KEYS
+        if number not in made:
+            made[number] = generate(algorithm)
+        return made[number]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rule, "_compile_builder", compiled_once)
+        for module in (keys, identity, rotation):
+            patch.setattr(module, "generate", one_of_few)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -99,6 +136,16 @@ def postgresql_template(
     postgresql.drop(name)
 
 
+@pytest.fixture(scope="session")
+def used_databases(
+    postgresql: engines.PostgreSQL, postgresql_template: str
+) -> Iterator[engines.UsedDatabases]:
+    """PostgreSQL databases with the whole schema, for one test after the other."""
+    databases = engines.UsedDatabases(postgresql, postgresql_template)
+    yield databases
+    databases.drop()
+
+
 @pytest.fixture
 def make_database(engine: str, request: pytest.FixtureRequest) -> Iterator[Callable[[Path], str]]:
     """make_database(folder): DATABASE_URL of a new database with the whole schema and no rows."""
@@ -108,13 +155,12 @@ def make_database(engine: str, request: pytest.FixtureRequest) -> Iterator[Calla
         if engine == "sqlite":
             shutil.copy(request.getfixturevalue("sqlite_template"), folder / "tidings.db")
             return f"sqlite:///{folder / 'tidings.db'}"
-        server = request.getfixturevalue("postgresql")
-        made.append(server.create(request.getfixturevalue("postgresql_template")))
-        return str(server.url(made[-1]))
+        made.append(request.getfixturevalue("used_databases").take())
+        return str(request.getfixturevalue("postgresql").url(made[-1]))
 
     yield make
     for name in made:
-        request.getfixturevalue("postgresql").drop(name)
+        request.getfixturevalue("used_databases").give_back(name)
 
 
 @pytest.fixture
