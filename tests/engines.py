@@ -39,8 +39,8 @@ _SCHEMA = """
 SELECT md5(string_agg(concat(c.relname, a.attname, a.atttypid, a.attnotnull), ',' ORDER BY c.oid, a.attnum))
 FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid WHERE c.relnamespace = 'public'::regnamespace
 """
-#: Takes all rows out of all tables. Where there are few, this is ten times as fast as TRUNCATE, which makes new
-#: files, and as a new database. The order does not matter: foreign keys are not looked at.
+#: Takes all rows out of all tables. Where there are few, this is ten times as fast as TRUNCATE, which makes
+#: new files, and as a new database. The order does not matter: foreign keys are not looked at.
 _EMPTY = """
 DO $$
 DECLARE
