@@ -15,7 +15,8 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-TEST_JOBS ?= 2
+# One more than there are processors: the tests of whole instances wait most of their time.
+TEST_JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 TEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=

@@ -26,6 +26,9 @@ from app.outbox import deliver
 from app.protocol import keys
 from tests import engines
 
+#: Kinds of tests by their marks, longest first; most tests have none.
+_KINDS = ("drill", "e2e", "browser", "")
+
 ENGINES = ("sqlite", "postgresql")
 
 #: RSA keys of a test process. Apps of one test have different ones as long as it makes fewer than these.
@@ -40,7 +43,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --engine, leave out what would run on the other one."""
+    """Put the longest first: they wait while others work. With --engine, leave out those of the other one."""
+    items.sort(key=lambda item: _KINDS.index(next((k for k in _KINDS if item.get_closest_marker(k)), "")))
     chosen = config.getoption("--engine")
     if chosen is None:
         return

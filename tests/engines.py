@@ -74,11 +74,14 @@ def free_port() -> int:
 def until(look: Callable[[], T], what: str, within_s: float = _START_WITHIN_S) -> T:
     """What `look` answers as soon as that is true. A server that is not there yet may be refused."""
     give_up_at = time.monotonic() + within_s
+    pause_s = 0.01
     while time.monotonic() < give_up_at:
         with contextlib.suppress(OSError, psycopg.OperationalError, redis.ConnectionError):
             if found := look():
                 return found
-        time.sleep(0.01)
+        time.sleep(pause_s)
+        # Who looks all the time takes the processor from what is waited for.
+        pause_s = min(pause_s * 1.5, 0.2)
     raise TimeoutError(f"waited {within_s} s for {what}")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from app.config import ROOT
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
 
 
 #: All of them on SQLite; on PostgreSQL those in which the database has a part.

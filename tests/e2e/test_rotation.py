@@ -27,7 +27,7 @@ def burst(publisher: Instance) -> Iterator[Callable[[], int]]:
                 ]
                 publisher.post("/events/publish/batch", {"events": events})
                 published[0] += len(events)
-                over.wait(0.05)
+                over.wait(0.2)
         except BaseException as error:  # told in the test's own thread
             failed.append(error)
 
