@@ -3,14 +3,17 @@
 A setting that cannot be right ends the process with one line and exit code 2.
 """
 
+import gc
 import logging
 import os
 import sys
+from collections.abc import Callable
+from importlib import import_module
 
 from dotenv import dotenv_values
 from flask import Flask
 
-from app import cli, create_app, log
+from app import cli, log
 from app.config import ROOT, Config, SettingInvalid
 
 
@@ -22,21 +25,34 @@ def environment() -> dict[str, str]:
 
 
 def make_app() -> Flask:
-    """The app as the environment wants it."""
-    command = cli.command_of(sys.argv)
-    if cli.is_brief(command):
-        log.configure(as_json=False, level=logging.WARNING)
-    else:
+    """The app as the environment wants it, with as much of it as the command needs."""
+    is_command = os.environ.get("FLASK_RUN_FROM_CLI") == "true"
+    word = cli.word_of(sys.argv[1:]) if is_command else None
+    if is_command and word is None:
+        # A list of the commands, which runs none.
+        app = Flask("app")
+        cli.register(app)
+        return app
+    kind = cli.kind_of(word)
+    create: Callable[[Config], Flask]
+    if kind is cli.Kind.RUNS:
         log.configure()
+        create = import_module("app.factory").create_app
+    else:
+        log.configure(as_json=False, level=logging.WARNING)
+        create = import_module("app.core").create_core
     environ = environment()
     try:
-        return create_app(Config.from_env(environ, make=not cli.makes_nothing(command)))
+        return create(Config.from_env(environ, make=kind is not cli.Kind.WORKS))
     except SettingInvalid as problem:
         if "--help" in sys.argv:
             # Whoever asks for help is perhaps about to mend the setting.
-            return create_app(Config.unchecked())
+            return create(Config.unchecked())
         sys.stderr.write(f"{problem}\n")
         sys.exit(2)
 
 
+# Loading throws little away, and looking for it again and again would cost a tenth of the start.
+gc.disable()
 app = make_app()
+gc.enable()

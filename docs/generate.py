@@ -80,7 +80,7 @@ def errors_page() -> str:
     )
 
 
-def cli_page(app: Flask) -> str:
+def cli_page() -> str:
     """All commands of ours, from their own help."""
     parts = [
         "# Commands\n\n"
@@ -94,7 +94,7 @@ def cli_page(app: Flask) -> str:
         "Exit codes: 0 done, 1 failed, 2 the command line cannot be right, 3 not found, 4 refused by "
         "the other side.\n"
     ]
-    parts += [_command(path, command) for path, command in _commands(app)]
+    parts += [_command(path, command) for path, command in _commands()]
     return "\n".join(parts)
 
 
@@ -171,10 +171,11 @@ def _kinds(root: type[Problem]) -> Iterator[type[Problem]]:
         yield from _kinds(kind)
 
 
-def _commands(app: Flask) -> Iterator[tuple[str, click.Command]]:
+def _commands() -> Iterator[tuple[str, click.Command]]:
     """All our commands with their full names, in the order of the alphabet."""
-    for command in sorted(cli.commands(), key=lambda command: command.name or ""):
-        yield from _with_subcommands(f"flask {command.name}", command)
+    for command in cli.COMMANDS:
+        if command.name != "db":
+            yield from _with_subcommands(f"flask {command.name}", command.load())
 
 
 def _with_subcommands(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
@@ -256,7 +257,7 @@ def pages() -> dict[str, str]:
     return {
         "settings.md": MADE + settings_page(),
         "errors.md": MADE + errors_page(),
-        "cli.md": MADE + cli_page(app),
+        "cli.md": MADE + cli_page(),
         "api.md": MADE + api_page(app),
         "services.md": MADE + services_page(),
     }

@@ -6,7 +6,7 @@ from flask.cli import with_appcontext
 
 from app.access import tokens, users, workspaces
 from app.cli.output import Command, note, output_option, print_one
-from app.cli.up import prepare
+from app.cli.prepare import prepare
 from app.database import db, transaction
 from app.federation import identity
 from app.models import Instance

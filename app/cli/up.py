@@ -6,24 +6,17 @@ import sys
 import click
 from flask import current_app
 from flask.cli import with_appcontext
-from flask_migrate import upgrade
 
 from app import metrics, server, supervisor
-from app.access import audit, setup, workspaces
+from app.access import audit, setup
 from app.cli.output import Command, Failure
+from app.cli.prepare import prepare
 from app.config import settings
 from app.federation import identity
 from app.jobs import schedule as scheduler
 from app.jobs import worker as workers
 
 log = logging.getLogger(__name__)
-
-
-def prepare() -> None:
-    """Bring the database to the wanted revision; on an empty one, make identity, keys and workspace too."""
-    upgrade()
-    identity.ensure_identity(settings())
-    workspaces.ensure_default()
 
 
 def prepare_to_run() -> None:

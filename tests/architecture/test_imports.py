@@ -14,6 +14,8 @@ APP = Path(__file__).parents[2] / "app"
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(line.split())
     for line in (
+        "factory",
+        "core",
         "cli web",
         "supervisor",
         "server jobs",
@@ -34,9 +36,9 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
 KEEPERS: dict[str, frozenset[str]] = {
     package: frozenset(places.split())
     for package, places in {
-        "flask": "__init__ web cli supervisor server jobs limits queue config",
+        "flask": "factory core web cli supervisor server jobs limits queue config",
         "flask_sqlalchemy": "database",
-        "flask_migrate": "__init__ cli",
+        "flask_migrate": "cli",
         "flask_wtf": "web",
         "flask_bootstrap": "web",
         "pydantic": "web",
@@ -154,6 +156,17 @@ def test_imports_stand_at_the_top() -> None:
     late = [str(found) for found in IMPORTS if found.is_late]
 
     assert late == []
+
+
+def test_only_the_commands_and_the_app_are_loaded_by_name() -> None:
+    by_name = {
+        module
+        for module, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and node.id in ("import_module", "__import__")
+    }
+
+    assert by_name == {"app", "app.cli"}
 
 
 @pytest.mark.parametrize("package", KEEPERS)

@@ -187,7 +187,9 @@ class Instance:
 
     def _environment(self) -> dict[str, str]:
         ours = {setting.name for setting in SETTINGS}
-        inherited = {name: value for name, value in os.environ.items() if name not in ours}
+        # A command compiled anew each time takes a third longer.
+        left_out = ours | {"PYTHONDONTWRITEBYTECODE"}
+        inherited = {name: value for name, value in os.environ.items() if name not in left_out}
         return inherited | {"FLASK_SKIP_DOTENV": "1"} | self.environ
 
     # Calls
