@@ -31,6 +31,14 @@ def retry_delay(failures: int, rng: Random) -> int:
     return round(delay * rng.uniform(0.8, 1.2))
 
 
+def untold_wait(waits: int, rng: Random) -> int:
+    """Wait after a 429 or 503 that does not say how long, for so many of them in a row, from 0.
+
+    By the schedule of failures, though it is none, but no longer than Retry-After may ask for.
+    """
+    return min(_LONGEST_WAIT, retry_delay(waits, rng))
+
+
 def schedule() -> list[int]:
     """The waits between tries without their spread, up to the longest, which then repeats."""
     waits: list[int] = []

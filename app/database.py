@@ -6,17 +6,21 @@ and see one snapshot. PostgreSQL runs READ COMMITTED; whoever decides by what wa
 """
 
 import os
+import select
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, cast
 
+import psycopg
 import sqlalchemy as sa
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.pool import Pool
 
 #: Names for all constraints, so that a migration can drop them on both engines.
 NAMING = {
@@ -79,6 +83,7 @@ def engine_options(url: str) -> dict[str, Any]:
     common = {"hide_parameters": True}
     if url.startswith("sqlite"):
         return common | {"connect_args": {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}}
+    # No ping before each use, which would be a round trip: `_leave_dead_ones` looks at the socket instead.
     return common | {"pool_pre_ping": False, "pool_size": 20, "max_overflow": 40, "pool_recycle": 1800}
 
 
@@ -156,3 +161,27 @@ def _begin_sqlite(connection: Connection) -> None:
     if connection.dialect.name == "sqlite":
         writing = connection.get_execution_options().get(_WRITE)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+@event.listens_for(Pool, "checkout")
+def _leave_dead_ones(dbapi_connection: Any, _record: Any, _proxy: Any) -> None:
+    """Let go a connection that PostgreSQL has closed while it lay in the pool, and all that are as old.
+
+    A connection that nobody uses has nothing to read. If it has, that is the server's farewell or the end of
+    the stream, as after a restart; whatever else it is, a ping reads it.
+    """
+    if isinstance(dbapi_connection, psycopg.Connection) and _has_something_to_read(dbapi_connection):
+        try:
+            dbapi_connection.execute("SELECT 1")
+            dbapi_connection.rollback()
+        except psycopg.Error as error:
+            raise InvalidatePoolError() from error
+
+
+def _has_something_to_read(connection: psycopg.Connection[Any]) -> bool:
+    try:
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+    except psycopg.Error:
+        return True

@@ -130,6 +130,14 @@ class PostgreSQL:
             sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
         )
 
+    def close_all(self) -> None:
+        """Close the connections of everyone to all databases, as a restart does."""
+        self._run(
+            sql.SQL("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {}").format(
+                sql.SQL("backend_type = 'client backend' AND pid <> pg_backend_pid()")
+            )
+        )
+
     def _run(self, statement: sql.Composed) -> None:
         with psycopg.connect(self._admin_url, autocommit=True) as connection:
             connection.execute(statement)

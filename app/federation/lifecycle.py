@@ -126,6 +126,7 @@ def takes_events(connection: Connection, now_ms: int) -> bool:
 NO_WAIT: dict[str, Any] = {
     "failures": 0,
     "network_failures": 0,
+    "untold_waits": 0,
     "retry_at": 0,
     "breaker_opened_at": None,
     "wait_code": None,

@@ -153,12 +153,12 @@ def answer_request(message: wire.ControlMessage) -> Answered:
 def heard_from(connection: Connection) -> None:
     """Note that the peer lives, inside the caller's transaction: what waits for a retry goes at once (§8).
 
-    Not what waits because the peer asked for it (429, 503): those waits follow no failure.
+    Not what waits because the peer told it how long (429, 503): those waits follow no failure.
     """
     now_ms = clock.now_ms()
     if connection.last_received_at is None or now_ms - connection.last_received_at >= _SEEN_EVERY_MS:
         connection.last_received_at = now_ms
-    if connection.failures or connection.breaker_opened_at is not None:
+    if connection.failures or connection.untold_waits or connection.breaker_opened_at is not None:
         lifecycle.end_wait(connection)
         controls.drain_after_commit(connection.id)
     if connection.denied_since is not None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from app import clock, queue
-from app.backoff import parse_retry_after, retry_delay
+from app.backoff import parse_retry_after, retry_delay, untold_wait
 from app.database import db, transaction
 from app.federation import answers, calls, controls, identity, leases, lifecycle, outside, peers
 from app.federation.clocks import skew_ms
@@ -367,7 +367,8 @@ def _apply(connection: Connection, control: ControlOut, reply: Reply) -> None:
         answers.apply_refusal(connection, control, "rate_limited", reply.detail or "")
     elif reply.outcome is ControlOutcome.WAIT:
         control.attempts -= 1
-        control.next_attempt_at = now_ms + (reply.wait_ms or retry_delay(0, _rng))
+        control.next_attempt_at = now_ms + (reply.wait_ms or untold_wait(control.untold_waits, _rng))
+        control.untold_waits = 0 if reply.wait_ms else control.untold_waits + 1
     else:
         control.next_attempt_at = now_ms + retry_delay(control.attempts - 1, _rng)
 

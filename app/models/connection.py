@@ -93,6 +93,8 @@ class Connection(Model):
     retry_at: Mapped[int] = mapped_column(sa.BigInteger, default=0)
     #: Those of the failures in a row that were no answer, or a 5xx; five of them open the breaker.
     network_failures: Mapped[int] = mapped_column(default=0)
+    #: Answers in a row that asked for a wait (429, 503) and did not say how long: each next wait is longer.
+    untold_waits: Mapped[int] = mapped_column(default=0, server_default="0")
     #: When the breaker opened, None while it is closed.
     breaker_opened_at: Mapped[int | None] = mapped_column(sa.BigInteger)
     #: What the wait until `retry_at` comes from: code and words of the latest failure, or of what was told.

@@ -39,6 +39,8 @@ class ControlOut(Model):
     key_id: Mapped[str] = mapped_column(sa.String(64))
     state: Mapped[ControlState] = mapped_column(state_column(ControlState))
     attempts: Mapped[int] = mapped_column(default=0)
+    #: Answers that asked for a wait (429, 503) and did not say how long; they are no attempts.
+    untold_waits: Mapped[int] = mapped_column(default=0, server_default="0")
     next_attempt_at: Mapped[int] = mapped_column(sa.BigInteger)
     #: HTTP status of the last answer, None if none came.
     status_code: Mapped[int | None]

@@ -73,6 +73,8 @@ class Replay(Model):
     due_at: Mapped[int] = mapped_column(sa.BigInteger, default=0)
     #: OUTGOING: refusals of the entry that is next, in a row.
     failures: Mapped[int] = mapped_column(default=0)
+    #: OUTGOING: answers in a row that asked for a wait and did not say how long.
+    untold_waits: Mapped[int] = mapped_column(default=0, server_default="0")
     error_code: Mapped[str | None] = mapped_column(sa.String(64))
     error_detail: Mapped[str | None] = mapped_column(sa.Text)
     created_at: Mapped[int] = mapped_column(sa.BigInteger)

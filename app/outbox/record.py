@@ -20,7 +20,14 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from app import metrics
-from app.backoff import BREAKER_FAILURES, is_breaker_open, parse_retry_after, probe_delay, retry_delay
+from app.backoff import (
+    BREAKER_FAILURES,
+    is_breaker_open,
+    parse_retry_after,
+    probe_delay,
+    retry_delay,
+    untold_wait,
+)
 from app.database import db, table_of
 from app.federation.lifecycle import NO_WAIT
 from app.models import Attempt, AttemptEntry, Connection, Delivery, Direction, Subscription
@@ -41,9 +48,6 @@ log = logging.getLogger(__name__)
 
 #: As much of an answer that is no ack as is kept, bytes.
 MAX_KEPT_BODY = 16 * 1024
-
-#: Wait if 429 or 503 does not say how long, ms.
-DEFAULT_WAIT_MS = 5_000
 
 #: `last_delivered_at` and the clock skew of answers that are acks are written at most this often, ms.
 SEEN_EVERY_MS = 1_000
@@ -184,11 +188,21 @@ def _follow(target: Target, batch: Batch, reply: Reply, outcome: Outcome, now: i
         case Outcome.NEW_EPOCH:
             return _start_epoch(target, batch, now)
         case Outcome.WAIT:
-            wait = parse_retry_after(reply.retry_after, now) or DEFAULT_WAIT_MS
-            _change(target, retry_at=now + wait, **_why(reply))
+            _wait(target, reply, now)
         case Outcome.HOLD | Outcome.ALERT:
             _hold(target, reply, now, alert=outcome is Outcome.ALERT)
     return Next(go_on=False)
+
+
+def _wait(target: Target, reply: Reply, now: int) -> None:
+    """Note a wait: as long as the peer says, else longer each time, so that it is not asked for ever."""
+    told = parse_retry_after(reply.retry_after, now)
+    _change(
+        target,
+        retry_at=now + (told or untold_wait(target.untold_waits, _RNG)),
+        untold_waits=0 if told else target.untold_waits + 1,
+        **_why(reply),
+    )
 
 
 #: What burns no attempt of the events: they are held, or the peer asked for a wait (§8).

@@ -21,7 +21,7 @@ from uuid import uuid4
 
 import sqlalchemy as sa
 
-from app.backoff import parse_retry_after, retry_delay
+from app.backoff import parse_retry_after, retry_delay, untold_wait
 from app.clock import now_ms
 from app.database import db, table_of
 from app.federation import controls, lifecycle, streams
@@ -65,8 +65,6 @@ _MAX_WINDOWS = 6
 PACE_MS = 50
 #: Retryable refusals of one entry in a row, after which the replay goes on without it.
 _MAX_FAILURES = 8
-#: Wait if 429 or 503 does not say how long, ms.
-_DEFAULT_WAIT_MS = 5_000
 #: How soon a peer may ask again while one replay runs, s.
 _ASK_AGAIN_S = 30
 
@@ -446,6 +444,7 @@ def record_acked(
     sum_up([entry.event_id for entry, _ in received])
     if replay is None:
         return
+    replay.untold_waits = 0
     replay.count += len(received)
     replay.stored += sum(verdict.status == "stored" for _, verdict in received)
     replay.updated_at = now
@@ -472,7 +471,9 @@ def follow(batch: Batch, outcome: Outcome, code: str | None, retry_after: str | 
     replay.updated_at = now
     replay.error_code = None if code is None else code[:64]
     if outcome is Outcome.WAIT:
-        replay.due_at = now + (parse_retry_after(retry_after, now) or _DEFAULT_WAIT_MS)
+        told = parse_retry_after(retry_after, now)
+        replay.due_at = now + (told or untold_wait(replay.untold_waits, _RNG))
+        replay.untold_waits = 0 if told else replay.untold_waits + 1
         return None
     replay.refused += len(batch.entries)
     if outcome is not Outcome.NEW_EPOCH:

@@ -34,6 +34,8 @@ class Target(NamedTuple):
     #: The breaker is open: one request with one event tries whether the peer is back.
     is_probe: bool
     retry_at: int
+    #: Answers in a row that asked for a wait and did not say how long.
+    untold_waits: int
     last_delivered_at: int
     #: When the peer's clock was last noted.
     clock_skew_at: int
@@ -64,6 +66,7 @@ _READ = (
         ).label("is_ailing"),
         _CONNECTION.c.breaker_opened_at.is_not(None).label("is_probe"),
         _CONNECTION.c.retry_at,
+        _CONNECTION.c.untold_waits,
         sa.func.coalesce(_CONNECTION.c.last_delivered_at, 0),
         sa.func.coalesce(_CONNECTION.c.clock_skew_at, 0),
         sa.exists().where(_TOLD.c.connection_id == _CONNECTION.c.id, _TOLD.c.acknowledged.is_(None)),

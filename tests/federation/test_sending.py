@@ -256,6 +256,23 @@ def test_a_verification_is_never_repeated(connected: Pair, script: Script) -> No
     assert last(connected.alpha).state == ControlState.GIVEN_UP
 
 
+def test_a_peer_that_asks_for_a_wait_without_saying_how_long_is_asked_ever_more_seldom(
+    connected: Pair, script: Script, frozen: clock.FrozenClock
+) -> None:
+    script.answer = problem(503, "overloaded")
+    connected.alpha.do(connections.disconnect, connected.alpha.connection().id)
+
+    waits = []
+    for _ in range(4):
+        send(connected.alpha)
+        waits.append(last(connected.alpha).next_attempt_at - frozen.now_ms)
+        frozen.advance(waits[-1])
+
+    assert len(script.messages) == 4
+    assert [5_000 * 3**n * 0.8 <= wait <= 5_000 * 3**n * 1.2 for n, wait in enumerate(waits)] == [True] * 4
+    assert last(connected.alpha).attempts == 0
+
+
 def test_a_disconnect_is_retried_for_seven_days(
     connected: Pair, script: Script, frozen: clock.FrozenClock
 ) -> None:

@@ -235,14 +235,11 @@ def test_what_is_neither_a_document_nor_an_ack_is_a_failure_like_5xx(scene, publ
 @pytest.mark.parametrize(
     ("told", "waited_s"),
     [
-        (None, 5),
         ("0", 1),
         ("1", 1),
         ("120", 120),
         ("3600", 3600),
         ("999999999", 3600),
-        ("soon", 5),
-        ("-5", 5),
     ],
 )
 @pytest.mark.parametrize("status", [429, 503])
@@ -250,9 +247,8 @@ def test_retry_after_is_obeyed_between_a_second_and_an_hour(
     scene, publish, rows, now, status, told, waited_s
 ):
     publish(1)
-    headers = {} if told is None else {"retry-after": told}
     code = {429: "rate_limited", 503: "overloaded"}[status]
-    once(scene, lambda batch: problem_answer(status, code, **headers))
+    once(scene, lambda batch: problem_answer(status, code, **{"retry-after": told}))
 
     drain(scene.connection.id)
 

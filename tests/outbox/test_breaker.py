@@ -218,6 +218,48 @@ def test_a_wish_to_wait_is_no_failure_and_no_attempt(scene, publish, rows, now, 
     assert [row.attempts for row in rows()] == [0, 0]
 
 
+#: Wait after each answer in a row that does not say how long, in seconds: the schedule, up to an hour.
+UNTOLD = [(4, 6), (12, 18), (36, 54), (108, 162), (324, 486), (972, 1458), (2916, 3600), (3600, 3600)]
+
+
+@pytest.mark.parametrize("told", [{}, {"retry-after": "soon"}, {"retry-after": "-5"}], ids=["", "soon", "-5"])
+def test_a_wish_to_wait_that_does_not_say_how_long_is_asked_ever_more_seldom(scene, publish, rows, now, told):
+    publish(2)
+
+    waits = fail(scene, now, len(UNTOLD), lambda batch: problem_answer(503, "overloaded", **told))
+
+    assert [low * 1000 <= wait <= high * 1000 for wait, (low, high) in zip(waits, UNTOLD, strict=True)] == [
+        True
+    ] * len(UNTOLD), waits
+    assert (scene.reload().failures, [row.attempts for row in rows()]) == (0, [0, 0])
+
+
+def test_waits_that_were_not_told_begin_anew_after_one_that_was_and_after_an_ack(scene, publish, now):
+    publish(1)
+    busy = {"answer": lambda batch: problem_answer(503, "overloaded")}
+    grown = fail(scene, now, 3, **busy)
+
+    fail(scene, now, 1, lambda batch: problem_answer(503, "overloaded", **{"retry-after": "90"}))
+    after_told = fail(scene, now, 2, **busy)
+    fail(scene, now, 1, None)
+    publish(1)
+    after_ack = fail(scene, now, 1, **busy)
+
+    assert grown[2] >= 36_000
+    assert after_told[0] <= 6_000 < after_told[1]
+    assert after_ack[0] <= 6_000
+
+
+def test_a_wait_that_was_not_told_ends_when_the_peer_speaks_to_us(scene, publish, now):
+    publish(1)
+    fail(scene, now, 3, lambda batch: problem_answer(503, "overloaded"))
+
+    with transaction():
+        heard_from(lock(scene.connection.id))
+
+    assert is_well(scene.reload())
+
+
 def test_a_wish_to_wait_is_kept_though_the_peer_speaks_to_us(scene, publish, now):
     publish(1)
     scene.peer.answer = lambda batch: problem_answer(429, "rate_limited", **{"retry-after": "90"})

@@ -369,6 +369,21 @@ def test_gaps_are_told_once_however_often_a_batch_goes(scene, delivered):
     assert gaps() == [(2, 2, "erased")]
 
 
+def test_a_replay_that_is_put_off_without_a_time_is_tried_ever_more_seldom(scene, delivered):
+    delivered(1)
+    scene.peer.answer = lambda batch: problem_answer(503, "overloaded")
+    waits = []
+
+    with clock.frozen_at(clock.now_ms()) as now:
+        accept(scene)
+        for _ in range(3):
+            deliver.drain(scene.connection.id)
+            waits.append(row().due_at - now.now_ms)
+            now.advance(waits[-1])
+
+    assert [5_000 * 3**n * 0.8 <= wait <= 5_000 * 3**n * 1.2 for n, wait in enumerate(waits)] == [True] * 3
+
+
 def test_429_lets_the_replay_wait_and_not_the_live_events(scene, delivered, publish, rows):
     delivered(2)
     accept(scene)
