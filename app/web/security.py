@@ -1,6 +1,8 @@
-"""Headers that every answer carries: pages load nothing from elsewhere and are framed by nobody."""
+"""What is so for every request: no NUL comes in, pages load nothing from elsewhere, nobody frames them."""
 
-from flask import Flask, Response
+from flask import Flask, Response, request
+
+from app.protocol.errors import InvalidRequest, NotFound
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -15,10 +17,19 @@ HEADERS = {
 
 
 def register(app: Flask) -> None:
-    """Add the headers to every answer; a view that set one keeps its own."""
+    """Refuse what has a NUL, and add the headers to every answer; a view that set one keeps its own."""
+    app.before_request(_refuse_nul)
 
     @app.after_request
     def add_headers(response: Response) -> Response:
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         return response
+
+
+def _refuse_nul() -> None:
+    """No text of ours has a NUL, and PostgreSQL takes none, not even to find nothing."""
+    if "\0" in request.path:
+        raise NotFound("There is nothing at a path with a NUL in it.")
+    if b"%00" in request.query_string or b"\0" in request.query_string:
+        raise InvalidRequest("The query has a NUL in it.")

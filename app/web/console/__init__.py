@@ -12,6 +12,7 @@ from flask_bootstrap import Bootstrap5
 from flask_wtf.csrf import CSRFProtect, generate_csrf
 
 from app.access.audit import act_as_instance
+from app.protocol.errors import InvalidRequest
 from app.web.console import (
     account,
     audit,
@@ -146,9 +147,11 @@ def nav_href(path: str, workspace: str | None) -> str:
 
 
 def _protect() -> None:
-    """Refuse a post that did not come from a page of ours."""
+    """Refuse a post that did not come from a page of ours, or that has a NUL, which no page sends."""
     if request.method not in ("GET", "HEAD", "OPTIONS"):
         _csrf.protect()
+        if any("\0" in value for _, value in request.form.items(multi=True)):
+            raise InvalidRequest("A field has a NUL in it.")
 
 
 def _short_hash(text: str) -> str:
