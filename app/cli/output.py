@@ -134,6 +134,7 @@ class Group(AppGroup):
         return decorate
 
     def invoke(self, ctx: click.Context) -> Any:
+        audit.act_as(audit.shell_account())
         with errors_in_one_line():
             return super().invoke(ctx)
 

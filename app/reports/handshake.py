@@ -76,18 +76,22 @@ class Entry(NamedTuple):
     tone: str
     #: us, them or here: who said or did it.
     who: str
+    #: A type of control message, an action of the audit log, or what it is in words.
     what: str
     detail: str
     #: The control message's id.
     ref: str = ""
+    #: Who did it, if it was done here.
+    actor: str = ""
 
     @property
     def words(self) -> str:
-        """`We asked for the connection`; what was done here, and what is in words already, as it is."""
+        """`We asked for the connection`, `ann@example.org suspended it`; what has no words, as it is."""
+        if self.who == "here":
+            verb = _DEEDS.get(self.what)
+            return f"{self.actor} {verb}" if verb else f"{self.actor}: {self.what}"
         verb = _VERBS.get(self.what)
-        if verb is None or self.who == "here":
-            return self.what
-        return f"{'We' if self.who == 'us' else 'They'} {verb}"
+        return f"{'We' if self.who == 'us' else 'They'} {verb}" if verb else self.what
 
 
 #: What the sender of a control message does.
@@ -98,9 +102,9 @@ _VERBS = {
     ControlType.CONNECTION_SUSPEND.value: "suspended it",
     ControlType.CONNECTION_RESUME.value: "resumed it",
     ControlType.CONNECTION_DISCONNECT.value: "ended it",
-    ControlType.VERIFICATION.value: "asked for a signed answer",
-    ControlType.HEARTBEAT.value: "told how far the stream has come",
-    ControlType.KEYS_CHANGED.value: "told of a change of keys",
+    ControlType.VERIFICATION.value: "sent a test ping",
+    ControlType.HEARTBEAT.value: "gave a sign of life",
+    ControlType.KEYS_CHANGED.value: "announced a change of keys",
     ControlType.SUBSCRIPTION_REQUEST.value: "asked to subscribe, or to renew",
     ControlType.SUBSCRIPTION_APPROVE.value: "approved a subscription",
     ControlType.SUBSCRIPTION_REJECT.value: "rejected a subscription",
@@ -108,7 +112,24 @@ _VERBS = {
     ControlType.SUBSCRIPTION_CANCEL.value: "cancelled a subscription",
     ControlType.REPLAY_REQUEST.value: "asked for a replay",
     ControlType.REPLAY_COMPLETE.value: "ended a replay",
-    ControlType.GAP.value: "told of numbers that will not come",
+    ControlType.GAP.value: "told of events that will not come",
+}
+
+#: What people do here to a connection, by the action in the audit log.
+_DEEDS = {
+    "connection.request": "asked for the connection",
+    "connection.accept": "accepted it",
+    "connection.reject": "rejected it",
+    "connection.suspend": "suspended it",
+    "connection.resume": "resumed it",
+    "connection.disconnect": "ended it",
+    "connection.ping": "sent a test ping",
+    "connection.retry_now": "ended the wait and sent again",
+    "connection.mark_verified": "compared the pairing code",
+    "connection.keys_accept": "trusted the new key",
+    "connection.keys_refuse": "refused the new key",
+    "connection.pause": "paused it here",
+    "connection.unpause": "let it go on here",
 }
 
 
@@ -245,7 +266,7 @@ def _next_of_ours(connection: Connection) -> Next:
     return Next(
         "wait",
         "Waiting for them to accept; the request expires",
-        "Nothing to do here. Compare the pairing code with them by phone: they see the same one.",
+        "Meanwhile, compare the pairing code with them by phone: they see the same one.",
         expires,
         "until",
         ("withdraw",),
@@ -347,6 +368,12 @@ def _cause(connection: Connection) -> str:
     return f"{number} ({why})" if why else number
 
 
+def _protected(connection: Connection) -> str:
+    """How what crosses the connection is protected; without TLS nothing is encrypted."""
+    is_encrypted = connection.peer is not None and connection.peer.base_url.startswith("https://")
+    return "encrypted and signed" if is_encrypted else "signed"
+
+
 def _next_well(connection: Connection) -> Next:
     if connection.paused_outgoing or connection.paused_incoming:
         ways = [
@@ -362,15 +389,15 @@ def _next_well(connection: Connection) -> Next:
         return Next(
             "warn",
             f"Compare the pairing code with {name_of(connection)}",
-            "Until then every event is encrypted and signed, but nobody has checked whose key it is.",
-            actions=("compare",),
+            f"Every event is {_protected(connection)}, but nobody has checked yet whose key it is.",
+            actions=("compare", "ping"),
         )
     if not any(subscription_counts(connection.id)):
         return Next(
             "wait",
             "Subscribe to their events, or wait until they subscribe to yours",
             "The connection is ready; no events flow before somebody subscribes.",
-            actions=("subscribe",),
+            actions=("subscribe", "ping"),
         )
     return Next("ok", "Events can flow both ways; nothing to do", actions=("ping",))
 
@@ -481,11 +508,23 @@ def _said_by_us(connection: Connection, before_ms: int, with_heartbeats: bool, l
     if not with_heartbeats:
         query = query.where(ControlOut.type != ControlType.HEARTBEAT.value)
     for row in db.session.scalars(query.order_by(ControlOut.control_sequence.desc()).limit(limit + 1)):
-        detail = row.answer_status or row.error_detail or row.error_code or ""
-        took = f" in {row.duration_ms:,} ms" if row.state is ControlState.ANSWERED and row.duration_ms else ""
-        state = row.state.value.replace("_", " ")
-        said = f"{state}{took}" + (f": {detail}" if detail else "")
-        yield Entry(row.created_at, _TONES[row.state], "us", row.type, said, row.message_id)
+        yield Entry(row.created_at, _TONES[row.state], "us", row.type, _came_of(row), row.message_id)
+
+
+def _came_of(row: ControlOut) -> str:
+    """What a message of ours came to, in words."""
+    why = f": {row.error_detail or row.error_code}" if row.error_detail or row.error_code else ""
+    match row.state:
+        case ControlState.ANSWERED:
+            return f"answered in {row.duration_ms:,} ms" if row.duration_ms else "answered"
+        case ControlState.WAITING:
+            return f"not answered yet, tried again by itself{why}" if row.attempts else "not sent yet"
+        case ControlState.HELD:
+            return f"held back{why}"
+        case ControlState.REFUSED:
+            return f"refused by them{why}"
+        case ControlState.GIVEN_UP:
+            return f"given up{why}"
 
 
 def _said_by_them(
@@ -498,18 +537,16 @@ def _said_by_them(
         query = query.where(ControlReceived.type != ControlType.HEARTBEAT.value)
     for row in db.session.scalars(query.order_by(ControlReceived.id.desc()).limit(limit + 1)):
         taken = row.status_code < 300
-        answer = _answer_word(row.answer)
-        said = f"{'taken' if taken else 'refused'} with {row.status_code}" + (f": {answer}" if answer else "")
+        code = "" if taken else _problem_code(row.answer)
+        said = "answered by us" if taken else f"refused by us{': ' if code else ''}{code}"
         yield Entry(row.received_at, "ok" if taken else "bad", "them", row.type, said, row.message_id)
 
 
-def _answer_word(answer: str) -> str:
+def _problem_code(answer: str) -> str:
     try:
-        value = orjson.loads(answer)
+        return str(orjson.loads(answer).get("code") or "")
     except orjson.JSONDecodeError:
         return ""
-    word = value.get("status") if isinstance(value.get("status"), str) else value.get("code")
-    return str(word or "")
 
 
 def _done_here(connection: Connection, before_ms: int, limit: int) -> Iterator[Entry]:
@@ -524,13 +561,16 @@ def _done_here(connection: Connection, before_ms: int, limit: int) -> Iterator[E
         .limit(limit + 1)
     ).all()
     for row in rows:
-        said = ", ".join(f"{name} {value}" for name, value in _pairs(row.after) if value not in (None, ""))
-        yield Entry(row.at, "off", "here", row.action, f"{row.actor_name}{': ' if said else ''}{said}")
+        yield Entry(row.at, "off", "here", row.action, _reason_of(row.after), actor=row.actor_name)
 
 
-def _pairs(text: str | None) -> list[tuple[str, Any]]:
+#: What the audit log keeps of an act that people read here; the rest is in the log.
+_TOLD = ("reason", "direction")
+
+
+def _reason_of(after: str | None) -> str:
     try:
-        value = orjson.loads(text or "{}")
+        value: dict[str, Any] = orjson.loads(after or "{}")
     except orjson.JSONDecodeError:
-        return []
-    return list(value.items())
+        return ""
+    return ", ".join(str(value[name]) for name in _TOLD if value.get(name))

@@ -325,7 +325,7 @@ def _trouble_of(row: Any) -> Iterator[Attention]:
         yield Attention(
             Kind.NOT_COMPARED,
             f"{name}: key never compared",
-            "encrypted and signed, but whose key is it?",
+            "its events are signed, but nobody checked whose key it is",
             row.public_id,
         )
 

@@ -240,11 +240,11 @@ def tell_what_was_done(workspace: Workspace, players: list[Player], end: int) ->
     """The latest entries of the audit log; the last one says that the history is whole."""
     flaky, down = players[1].connection, players[2].connection
     for action, kind, object_id, ago_h, after in (
-        ("connection.verify", "connection", players[0].connection.public_id, 166, {"how": "by phone"}),
+        ("connection.mark_verified", "connection", players[0].connection.public_id, 166, {"reason": "phone"}),
         ("connection.suspend", "connection", flaky.public_id, 75, {"reason": "their shop system is moved"}),
         ("connection.resume", "connection", flaky.public_id, 71, None),
         ("delivery.retry", "operation", flaky.public_id, 26, {"total": 2}),
-        ("connection.reset_backoff", "connection", down.public_id, 4, None),
+        ("connection.retry_now", "connection", down.public_id, 4, None),
     ):
         _audit(workspace, action, kind, object_id, end - ago_h * HOUR_MS, after=after)
     _audit(workspace, WHOLE, "workspace", workspace.public_id, end)

@@ -30,6 +30,8 @@ def test_there_is_no_link_for_somebody_who_is_not_there(flask: RunFlask, made: A
 
 
 def test_what_a_command_changes_is_noted_with_the_account_that_typed_it(flask: RunFlask, made: Any) -> None:
+    audit.act_as_instance()
+
     flask("token", "create", "--name", "erp")
 
     entry = db.session.scalars(sa.select(AuditEntry).order_by(AuditEntry.id.desc())).first()

@@ -116,8 +116,8 @@ def test_a_row_counts_what_waits_and_what_is_missing(scene: Scene) -> None:
         ({"breaker_opened_at": 1, "failures": 5}, "warn", ("retry", "ping")),
         ({"failures": 1}, "warn", ("retry", "ping")),
         ({"paused_outgoing": True}, "hold", ("unpause",)),
-        ({}, "warn", ("compare",)),
-        ({"verified_at": 1}, "wait", ("subscribe",)),
+        ({}, "warn", ("compare", "ping")),
+        ({"verified_at": 1}, "wait", ("subscribe", "ping")),
         ({"status": ConnectionStatus.SUSPENDED, "suspended_by_me": True}, "hold", ("resume",)),
         ({"status": ConnectionStatus.SUSPENDED, "suspended_by_peer": True}, "hold", ("ping",)),
         ({"status": ConnectionStatus.PENDING}, "wait", ("accept", "reject")),
@@ -154,7 +154,7 @@ def test_the_history_goes_on_before_the_last_entry_and_leaves_heartbeats_out(sce
     rest, _ = handshake.history(scene.connection, older, limit=4)
 
     assert [entry.what for entry in first[:3]] == ["connection.mark_verified"] * 3
-    assert first[3].words == "We asked for a signed answer"
+    assert first[3].words == "We sent a test ping"
     assert {entry.ref for entry in first}.isdisjoint({entry.ref for entry in rest if entry.ref})
 
 

@@ -181,7 +181,7 @@ def _say_what_to_try(alpha: DemoInstance, beta: DemoInstance) -> None:
         f"   curl -s -H 'Authorization: Bearer {alpha.token}' -H 'Content-Type: application/json' "
         f"-d '{event}' {api}/events/publish\n"
         f"   {flask} -e {beta.env_file} event show last --workspace {WORKSPACE}\n"
-        f"   {flask} -e {alpha.env_file} connection request {beta.base_url}\n"
+        f"   {flask} -e {alpha.env_file} event verify last --workspace {WORKSPACE}\n"
         "\nAnd when both are connected, in another window:\n"
         f"   {flask} demo break beta   publish something at alpha and see it wait\n"
         f"   {flask} demo heal beta    and see it arrive\n"

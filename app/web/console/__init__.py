@@ -32,6 +32,7 @@ from app.web.console import (
     session,
     settings,
     setup,
+    shell,
     status,
     subscriptions,
     tokens,
@@ -129,6 +130,8 @@ def register(app: Flask) -> None:
         csrf_token=generate_csrf,
         nav_href=nav_href,
         with_query=view.with_query,
+        in_shell=shell.in_shell,
+        curl_line=shell.curl,
     )
     for name in (blueprint.name for blueprint in PAGES):
         app.before_request_funcs.setdefault(name, []).append(_protect)

@@ -22,7 +22,7 @@ from app.reports.proof import Proof, findings, own_receipt, read_proof
 from app.reports.proof_files import openssl_lines, proof_files
 from app.reports.why import explain
 from app.reports.words import visible
-from app.web.console import event_query, publishing
+from app.web.console import event_query, publishing, shell
 from app.web.console.event_query import EventQuery, href, read_query
 from app.web.console.events_forms import PublishForm, RetryForm
 from app.web.console.gate import current_user, page
@@ -133,7 +133,7 @@ def show(workspace: Workspace, message_id: UUID) -> ResponseReturnValue:
         reasons=explain(workspace.id, event.message_id) if is_ours and not _goes(deliveries) else [],
         retry_all=sum(1 for delivery in deliveries if not delivery.no_retry),
         most=event_detail.MAX_DELIVERIES,
-        curl=publishing.get_command(f"/events/messages/{event.message_id}"),
+        curl=shell.curl(f"/events/messages/{event.message_id}"),
     )
 
 
@@ -183,7 +183,7 @@ def raw(workspace: Workspace, message_id: UUID) -> ResponseReturnValue:
         "console/events/raw.html",
         **_header(workspace, event, proof, "raw"),
         text=visible(proof.event.wire.decode("utf-8", "replace")),
-        curl=publishing.get_command(f"/events/messages/{event.message_id}"),
+        curl=shell.curl(f"/events/messages/{event.message_id}"),
     )
 
 

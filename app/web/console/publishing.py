@@ -10,7 +10,6 @@ import orjson
 
 from app import metrics
 from app.access import audit
-from app.config import settings
 from app.outbox.publish import publish_event
 from app.protocol.canonical import loads
 from app.protocol.errors import FieldError, InvalidRequest, Problem, invalid
@@ -18,6 +17,7 @@ from app.protocol.event_types import is_event_type
 from app.reports.search import Search
 from app.reports.times import rfc3339
 from app.web.api import idempotency
+from app.web.console.shell import curl
 
 #: What the form begins with.
 EXAMPLE_TYPE = "task.created"
@@ -130,23 +130,14 @@ def commands(event_type: str, payload: Any, subject: str = "") -> tuple[str, str
     text = json.dumps(payload)
     flask = f"flask event publish {shlex.quote(event_type)} --payload {shlex.quote(text)}"
     flask += f" --subject {shlex.quote(_ascii(subject))}" if subject else ""
-    curl = (
-        'curl -X POST -H "Authorization: Bearer $TIDINGS_TOKEN" -H "Content-Type: application/json" \\\n'
-        f"  -d {shlex.quote(json.dumps(body))} \\\n"
-        f"  {settings().base_url}/api/v1/federation/events/publish"
-    )
-    return flask, curl
+    return flask, curl("/events/publish", json.dumps(body))
 
 
 def subscribe_commands(connection: str, pattern: str) -> tuple[str, str]:
     """A subscription with `flask` and with curl."""
     body = json.dumps({"connectionId": connection, "eventType": pattern})
-    curl = (
-        'curl -X POST -H "Authorization: Bearer $TIDINGS_TOKEN" -H "Content-Type: application/json" \\\n'
-        f"  -d {shlex.quote(body)} \\\n"
-        f"  {settings().base_url}/api/v1/federation/events/subscribe"
-    )
-    return f"flask subscription create {shlex.quote(connection)} {shlex.quote(_ascii(pattern))}", curl
+    flask = f"flask subscription create {shlex.quote(connection)} {shlex.quote(_ascii(pattern))}"
+    return flask, curl("/events/subscribe", body)
 
 
 def list_commands(search: Search) -> tuple[str, str]:
@@ -164,13 +155,7 @@ def list_commands(search: Search) -> tuple[str, str]:
         given.append(("--before", "createdBefore", rfc3339(search.before)))
     flask = " ".join(["flask event list", *(f"{option} {value}" for option, _, value in given)])
     query = urlencode([(name, value) for _, name, value in given], safe=":")
-    return flask, get_command(f"/events/messages?{query}" if query else "/events/messages")
-
-
-def get_command(path: str) -> str:
-    """curl for a GET of the API."""
-    url = f"{settings().base_url}/api/v1/federation{path}"
-    return f'curl -H "Authorization: Bearer $TIDINGS_TOKEN" \\\n  {shlex.quote(url)}'
+    return flask, curl(f"/events/messages?{query}" if query else "/events/messages")
 
 
 def _ascii(text: str) -> str:

@@ -15,7 +15,7 @@ from app.reports import subscription_list
 from app.reports.patterns import by_first_segment, meaning, mistake_in
 from app.reports.subscription_list import SubscriptionRow
 from app.reports.words import visible
-from app.web.console import publishing
+from app.web.console import publishing, shell
 from app.web.console.forms import confirm_form
 from app.web.console.gate import page
 from app.web.console.subscriptions_forms import SubscribeForm
@@ -74,7 +74,7 @@ def index(workspace: Workspace) -> ResponseReturnValue:
         chosen=chosen,
         is_new=not found.rows and not subscription_list.has_any(workspace.id),
         clear=f"{_home(workspace)}?direction={direction.value}",
-        curl=publishing.get_command(f"/events/subscriptions?direction={direction.value}"),
+        curl=shell.curl(f"/events/subscriptions?direction={direction.value}"),
     )
 
 

@@ -68,8 +68,15 @@ def span(seconds: float) -> str:
 
 
 def countdown(seconds: float) -> str:
-    """As span, with a second unit below an hour, because people wait for it: `4 min 10 s`."""
-    return f"{int(seconds // 60)} min {int(seconds % 60)} s" if 60 <= seconds < 3_600 else span(seconds)
+    """What is left: `4 min 10 s` below an hour, because people wait for it; the nearest unit above.
+
+    >>> countdown(14 * 86_400 - 1)
+    '14 d'
+    """
+    if 60 <= seconds < 3_600:
+        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    half = 43_200 if seconds >= 86_400 else 1_800 if seconds >= 3_600 else 0
+    return span(seconds + half)
 
 
 def when(timestamp_ms: int, show: str = "ago") -> str:

@@ -258,12 +258,15 @@ def test_an_event_of_another_workspace_is_not_found(console: Console, scene: Sce
 def test_the_same_list_from_a_shell(console: Console, scene: Scene) -> None:
     page = console.page("events", q="direction:in type:task.created status:dead before:2026-01-31 peer:x")
 
-    flask, curl = page.texts(".command pre")
+    [flask] = page.texts(".command summary code")
     assert flask == (
         "flask event list --direction incoming --type task.created --status dead "
         "--before 2026-01-31T00:00:00.000Z"
     )
-    assert "direction=incoming&eventType=task.created&status=dead&createdBefore=2026-01-31T00:00" in curl
+    assert (
+        "direction=incoming&eventType=task.created&status=dead&createdBefore=2026-01-31T00:00"
+        in (page.texts(".command pre")[1])
+    )
 
 
 # Files
@@ -411,9 +414,9 @@ def test_commands_are_quoted_for_the_shell(console: Console, scene: Scene) -> No
 
     page = console.page(f"events/{event.message_id}/payload")
 
-    command = page.texts(".command pre")[0]
+    command = page.one(".command pre").get_text()
     said = subprocess.run(
-        ["sh", "-c", command.replace("flask", "printf '%s\\n'", 1)],
+        ["sh", "-c", command[command.index("flask event") :].replace("flask", "printf '%s\\n'", 1)],
         capture_output=True,
         text=True,
         check=True,
