@@ -83,6 +83,17 @@ class _Array(TypeDecorator[Any]):
         return "{" + ",".join([_quoted(one) for one in value or ()]) + "}"
 
 
+class _Numbers(TypeDecorator[Any]):
+    """A list of ids as a JSON text: a parameter for each of 100 takes twice the time of the statement."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Iterable[Any] | None, _dialect: Any) -> str:
+        """The text."""
+        return orjson.dumps(list(value or ())).decode()
+
+
 def _quoted(element: str | int) -> str:
     if isinstance(element, int):
         return str(element)
@@ -91,12 +102,13 @@ def _quoted(element: str | int) -> str:
 
 
 def one_of(column: sa.ColumnElement[Any], name: str, on_sqlite: bool) -> sa.ColumnElement[bool]:
-    """Whether the column is in the list that is bound as `name`.
+    """Whether the column is in the list that is bound as `name`: of numbers, on SQLite.
 
-    SQLite gets a parameter for each value (at most 32,766): of any other list it does not know that it is
-    short, and may read the whole table instead.
+    On both engines the list is one text. The column must be a primary key: of any other SQLite's planner
+    does not know that the list is short, and may read the whole table instead.
     """
     if on_sqlite:
-        return column.in_(sa.bindparam(name, expanding=True))
+        given = sa.func.json_each(sa.bindparam(name, type_=_Numbers())).table_valued("value")
+        return column.in_(sa.select(given.c.value))
     array = postgresql.ARRAY(_plain(column.type))
     return column == sa.any_(sa.cast(sa.bindparam(name, type_=_Array()), array))

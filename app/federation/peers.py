@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import orjson
@@ -134,17 +135,25 @@ def active_key(peer: Peer) -> KeyRecord | None:
 
 def features_of(peer: Peer) -> frozenset[str]:
     """What the peer's document lists, as last read."""
-    return frozenset(orjson.loads(peer.document).get("features", ()))
+    return _features_of(peer.document)
+
+
+@lru_cache(maxsize=256)
+def _features_of(document: str) -> frozenset[str]:
+    return frozenset(orjson.loads(document).get("features", ()))
+
+
+#: Asked for every batch, so put together once.
+_DOCUMENT = sa.select(table_of(Peer).c.document).where(
+    table_of(Peer).c.id == sa.bindparam("peer"), table_of(Peer).c.document_read_at > sa.bindparam("since")
+)
 
 
 def takes_shared_signatures(peer_id: int) -> bool:
     """Whether the peer lists the feature `tree` in a document that was read within a day (§1.3)."""
-    document = db.session.connection().scalar(
-        sa.select(Peer.document).where(
-            Peer.id == peer_id, Peer.document_read_at > clock.now_ms() - MAX_VALIDITY_MS
-        )
-    )
-    return document is not None and "tree" in orjson.loads(document).get("features", ())
+    since = clock.now_ms() - MAX_VALIDITY_MS
+    document = db.session.connection().scalar(_DOCUMENT, {"peer": peer_id, "since": since})
+    return document is not None and "tree" in _features_of(document)
 
 
 def pin(fetched: FetchedDocument) -> Peer:

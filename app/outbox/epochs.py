@@ -34,10 +34,19 @@ _NOTE_CONTIGUOUS = _THIS.values(
 )
 
 
+#: Read for every batch, so as plain values: making an object of the row takes ten times as long.
+_CURRENT = (
+    sa.select(_STREAM.c.id, _STREAM.c.epoch, _STREAM.c.head_sequence, _STREAM.c.created_at)
+    .where(_STREAM.c.connection_id == sa.bindparam("connection"), _STREAM.c.direction == Direction.OUTGOING)
+    .order_by(_STREAM.c.id.desc())
+    .limit(1)
+)
+
+
 def current_counter(connection_id: int) -> Counter:
     """The current stream, made if there is none. Called with the connection locked."""
-    stream = streams.newest(connection_id, Direction.OUTGOING) or streams.begin(connection_id)
-    return _counter(stream)
+    found = db.session.connection().execute(_CURRENT, {"connection": connection_id}).one_or_none()
+    return Counter(*found) if found is not None else _counter(streams.begin(connection_id))
 
 
 def advance(counter: Counter, head: int) -> None:

@@ -41,7 +41,12 @@ _STATUS = sa.case(
 
 @lru_cache(maxsize=2)
 def _sum_up(on_sqlite: bool) -> sa.Update:
-    return sa.update(_EVENT).where(one_of(_EVENT.c.id, "ids", on_sqlite)).values(status=_STATUS)
+    # An event whose other deliveries are open stays as it is: writing it again would write its text again.
+    return (
+        sa.update(_EVENT)
+        .where(one_of(_EVENT.c.id, "ids", on_sqlite), _EVENT.c.status != _STATUS)
+        .values(status=_STATUS)
+    )
 
 
 _LOCK = (
