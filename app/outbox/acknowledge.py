@@ -23,7 +23,9 @@ from app.protocol.canonical import loads
 from app.protocol.errors import Problem
 from app.protocol.keys import KeyRecord
 from app.protocol.messages import (
+    AckEntry,
     AckError,
+    AckStatus,
     EventAck,
     VerifiedAckBatch,
     VerifiedEventAck,
@@ -47,8 +49,11 @@ def read_ack_batch(
     raw: bytes, batch: Batch, target: Target, find_key: Callable[[str], KeyRecord | None]
 ) -> VerifiedAckBatch:
     """The verified ack of this batch, or NotAnAck."""
+    hoped_for = [
+        AckEntry(entry.sequence, entry.message_id, AckStatus.STORED, entry.digest) for entry in batch.entries
+    ]
     try:
-        ack = parse_ack_batch(loads(raw))
+        ack = parse_ack_batch(loads(raw), hoped_for=hoped_for)
         expected = {
             "correlationId": (ack.correlation_id, batch.batch_id),
             "instanceId": (ack.instance_id, target.instance_id),

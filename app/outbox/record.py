@@ -96,7 +96,7 @@ def record_acked(target: Target, batch: Batch, reply: Reply, now: int) -> Next:
         return Next(go_on=True)
     delivered = [e.delivery_id for e, o in zip(batch.entries, outcomes, strict=True) if o is Outcome.ACKED]
     mark_delivered(delivered, now, attempt_id)
-    counted = Counter(outcome.name.lower() for outcome in outcomes)
+    counted = {outcome.name.lower(): number for outcome, number in Counter(outcomes).items()}
     metrics.count_request("acked", counted, reply.duration_ms)
     refused = [
         (entry, verdict, outcome)
