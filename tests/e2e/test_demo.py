@@ -1,5 +1,6 @@
 """`flask demo`: it tells the story, checks it, and leaves nothing, however it ends."""
 
+import contextlib
 import errno
 import os
 import re
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -83,37 +85,66 @@ def nothing_is_left(folder: Path) -> bool:
     return not processes_of(folder) and not (folder / "demo").exists()
 
 
-def test_the_story_is_told_checked_and_cleaned_up(started: Demos, tmp_path: Path) -> None:
-    demo = start(started, tmp_path, "--once")
+@dataclass(frozen=True)
+class Told:
+    """What `flask demo --once` said, and what it was run beside."""
 
-    said, complaints = demo.communicate(timeout=DEMO_S)
-
-    assert demo.returncode == 0, complaints
-    assert complaints == ""
-    assert re.search(r"pairing code( \d{5}){6}\n", said)
-    assert said.count("ack      stored, signed by k-") == 3
-    assert "nobody subscribed" in said
-    assert re.search(r"[\d,]+ events/s, in order, none missing, none twice", said)
-    assert nothing_is_left(tmp_path)
+    code: int
+    said: str
+    complaints: str
+    folder: Path
+    #: Where DATABASE_URL of the person who ran it points to.
+    theirs: Path
 
 
-def test_ports_that_are_taken_are_left_alone(started: Demos, tmp_path: Path) -> None:
-    with socket.socket() as other:
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
+    """A story told to somebody who has settings of their own, on a machine where the first port is taken."""
+    folder = tmp_path_factory.mktemp("told")
+    theirs = folder / "theirs.db"
+    settings = {"DATABASE_URL": f"sqlite:///{theirs}", "REDIS_URL": "redis://127.0.0.1:1"}
+    with taken(8101):
+        demo = start([], folder / "data", "--once", INSTANCE_NAME="production", **settings)
         try:
-            other.bind(("127.0.0.1", 8101))
-            other.listen()
-        except OSError:
-            pass  # Somebody else has it, which is as good.
-
-        demo = start(started, tmp_path, "--once")
-        said, complaints = demo.communicate(timeout=DEMO_S)
-
-    assert demo.returncode == 0, complaints
-    assert "http://127.0.0.1:8101" not in said
+            said, complaints = demo.communicate(timeout=DEMO_S)
+        finally:
+            demo.kill()
+    return Told(demo.returncode, said, complaints, folder, theirs)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@contextlib.contextmanager
+def taken(port: int) -> Iterator[None]:
+    """Listen on a port, unless somebody else does, which is as good."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            listener.listen()
+        yield
+
+
+def test_the_story_is_told_checked_and_cleaned_up(told: Told) -> None:
+    assert told.code == 0, told.complaints
+    assert told.complaints == ""
+    assert re.search(r"pairing code( \d{5}){6}\n", told.said)
+    assert told.said.count("ack      stored, signed by k-") == 3
+    assert "nobody subscribed" in told.said
+    assert re.search(r"[\d,]+ events/s, in order, none missing, none twice", told.said)
+    assert nothing_is_left(told.folder / "data")
+
+
+def test_ports_that_are_taken_are_left_alone(told: Told) -> None:
+    assert told.code == 0, told.complaints
+    assert "http://127.0.0.1:8101" not in told.said
+
+
+def test_settings_of_the_person_who_runs_it_do_not_reach_it(told: Told) -> None:
+    assert told.code == 0, told.complaints
+    assert "production" not in told.said
+    assert not told.theirs.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it_and_nothing_is_left(started: Demos, tmp_path: Path, number: int) -> None:
     demo = start(started, tmp_path)
     said = read_until(demo, "Ctrl-C stops both")
@@ -150,10 +181,20 @@ def test_a_demo_that_is_killed_leaves_nothing_either(started: Demos, tmp_path: P
     assert until(lambda: nothing_is_left(tmp_path), "all to end", 60)
 
 
-def test_the_commands_that_it_offers_work(started: Demos, tmp_path: Path) -> None:
-    demo = start(started, tmp_path)
-    said = read_until(demo, "Ctrl-C stops both")
-    [offered] = re.findall(r"Three commands to try:\n(.*?)\n\n", said, re.DOTALL)
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """Folder of a demo that has told its story and stays, and what it said."""
+    folder = tmp_path_factory.mktemp("running")
+    demo = start([], folder)
+    try:
+        yield folder, read_until(demo, "Ctrl-C stops both")
+    finally:
+        demo.kill()
+        demo.communicate()
+
+
+def test_the_commands_that_it_offers_work(running: tuple[Path, str]) -> None:
+    [offered] = re.findall(r"Three commands to try:\n(.*?)\n\n", running[1], re.DOTALL)
 
     answers = [
         subprocess.run(["bash", "-c", line], cwd="/", capture_output=True, text=True, timeout=60)
@@ -163,7 +204,7 @@ def test_the_commands_that_it_offers_work(started: Demos, tmp_path: Path) -> Non
     assert [answer.returncode for answer in answers] == [0, 0, 0], answers
     assert '"deliveries":1' in answers[0].stdout
     assert "task.created" in answers[1].stdout or "task.progress" in answers[1].stdout
-    assert "requested" in answers[2].stdout
+    assert "holds" in answers[2].stdout
 
 
 def command(folder: Path, *args: str) -> "subprocess.CompletedProcess[str]":
@@ -175,16 +216,15 @@ def command(folder: Path, *args: str) -> "subprocess.CompletedProcess[str]":
     )  # fmt: skip
 
 
-def test_an_instance_can_be_broken_and_healed_from_another_shell(started: Demos, tmp_path: Path) -> None:
-    demo = start(started, tmp_path)
-    said = read_until(demo, "Ctrl-C stops both")
+def test_an_instance_can_be_broken_and_healed_from_another_shell(running: tuple[Path, str]) -> None:
+    folder, said = running
     links = re.findall(r"(http://\S+)/login/link/\S+", said)
     publish = re.findall(r"^   (curl .*)$", said, re.MULTILINE)[0]
 
-    broken = command(tmp_path, "break", "beta")
+    broken = command(folder, "break", "beta")
     refused = requests.get(links[0] + "/healthz", timeout=10), is_refused(links[1])
     published = subprocess.run(["bash", "-c", publish], capture_output=True, text=True, timeout=60)
-    healed = command(tmp_path, "heal", "beta")
+    healed = command(folder, "heal", "beta")
 
     assert (broken.returncode, healed.returncode) == (0, 0), (broken.stderr, healed.stderr)
     assert "flask demo heal beta" in broken.stdout
@@ -222,17 +262,3 @@ def test_it_does_not_run_beside_a_public_instance(started: Demos, tmp_path: Path
     assert demo.returncode == 1
     assert said == ""
     assert "https://tidings.example.org" in complaints
-
-
-def test_settings_of_the_person_who_runs_it_do_not_reach_it(started: Demos, tmp_path: Path) -> None:
-    theirs = tmp_path / "theirs.db"
-
-    demo = start(
-        started, tmp_path / "data", "--once",
-        DATABASE_URL=f"sqlite:///{theirs}", REDIS_URL="redis://127.0.0.1:1", INSTANCE_NAME="production",
-    )  # fmt: skip
-    said, complaints = demo.communicate(timeout=DEMO_S)
-
-    assert demo.returncode == 0, complaints
-    assert "production" not in said
-    assert not theirs.exists()

@@ -64,7 +64,7 @@ def test_hosts_that_are_killed_in_turn_lose_nothing(
 def test_nothing_is_refused_while_web_and_worker_processes_are_replaced(
     cluster: Cluster, subscriber: tuple[Instance, Subscriber], engine: str
 ) -> None:
-    with Load(cluster.base_url, cluster.token, EVENT_TYPE, pause_s=0.0, size=5) as load:
+    with Load(cluster.base_url, cluster.token, EVENT_TYPE, pause_s=0.02, size=5) as load:
         for part in ("web", "worker"):
             for host in cluster.hosts:
                 load.wait_for(40)
