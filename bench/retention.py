@@ -18,54 +18,14 @@ from app import create_app
 from app.config import Config
 from app.database import db
 from app.jobs import retention
+from bench import rows as many
 from bench.__main__ import Figure, _show, running_pair
 from bench.work import Pair
 
-DAY_MS = 86_400_000
 #: Of an app that signs nothing.
 _SECRET = "-" * 32
-#: Rows of one statement.
-CHUNK = 20_000
 #: A lone event may take so much longer, and a piece hold its locks for so long (ms).
 SLOWER, LONGEST_MS = 2.0, 1_000.0
-
-_NUMBERS = {
-    "sqlite": "WITH RECURSIVE numbers(n) AS"
-    " (SELECT :first UNION ALL SELECT n + 1 FROM numbers WHERE n < :last)",
-    "postgresql": "WITH numbers(n) AS"
-    " (SELECT generate_series(CAST(:first AS bigint), CAST(:last AS bigint)))",
-}
-_ID = {
-    "sqlite": "printf('00000000-0000-4000-8000-%012x', n)",
-    "postgresql": "'00000000-0000-4000-8000-' || lpad(to_hex(n), 12, '0')",
-}
-_EVENTS = """
-{numbers}
-INSERT INTO event (workspace_id, direction, message_id, event_type, body, signature, key_id, digest,
-                   timestamp, status, created_at)
-SELECT :workspace, 'outgoing', {id}, 'bench.old', :body, 'c2ln', 'k-old', '', :at + n, 'delivered', :at + n
-FROM numbers
-"""
-_DELIVERIES = """
-INSERT INTO delivery (workspace_id, event_id, connection_id, event_type, state, attempts, refusals,
-                      next_attempt_at, trigger, created_at, delivered_at)
-SELECT workspace_id, id, :connection, event_type, 'delivered', 1, 0, created_at, 'auto', created_at,
-       created_at
-FROM event WHERE event_type = 'bench.old' AND created_at BETWEEN :at + :first AND :at + :last
-"""
-
-
-def fill(engine: str, rows: int) -> None:
-    """Write so many events of 40 days ago, each with a delivery that arrived. In the current app."""
-    at = time.time_ns() // 1_000_000 - 40 * DAY_MS
-    with db.engine.begin() as connection:
-        workspace, to = connection.execute(sa.text("SELECT workspace_id, id FROM connection LIMIT 1")).one()
-    events = sa.text(_EVENTS.format(numbers=_NUMBERS[engine], id=_ID[engine]))
-    for first in range(1, rows + 1, CHUNK):
-        bounds = {"first": first, "last": min(first + CHUNK - 1, rows), "at": at}
-        with db.engine.begin() as connection:
-            connection.execute(events, {**bounds, "workspace": workspace, "body": "x" * 900})
-            connection.execute(sa.text(_DELIVERIES), {**bounds, "connection": to})
 
 
 def while_deleting(pair: Pair, purge: Callable[[], object]) -> list[float]:
@@ -94,8 +54,8 @@ def measure(engine: str, rows: int, events: int) -> list[Figure]:
             with app.app_context():
                 retention.work_off(pace)
 
-        with app.app_context():
-            fill(engine, rows)
+        place = many.place_of(pair.database, pair.connections[0])
+        many.outgoing(pair.database, place, many.OLD, rows, days=40, attempts=False)
         began = time.perf_counter()
         during = sorted(while_deleting(pair, purge))
         seconds = time.perf_counter() - began

@@ -76,7 +76,8 @@ class Pair:
             **alpha_db,
         )
         url = urls[0] if urls else f"sqlite:///{folder}/alpha/data/tidings.db"
-        self._database = sa.create_engine(_driver(url))
+        #: The publisher's database.
+        self.database = sa.create_engine(_driver(url))
         self.connections: list[str] = []
 
     def start(self) -> "Pair":
@@ -87,7 +88,7 @@ class Pair:
 
     def stop(self) -> None:
         """Stop both."""
-        self._database.dispose()
+        self.database.dispose()
         self.alpha.stop()
         self.beta.stop()
 
@@ -157,7 +158,7 @@ class Pair:
     def lone_events(self, number: int, warm_up: int = 20) -> list[float]:
         """ms from the publish call to the recorded ack, of events that come one at a time."""
         body, took = json.dumps(_event(0)).encode(), []
-        with self._client() as call, self._database.connect() as connection:
+        with self._client() as call, self.database.connect() as connection:
             for _ in range(warm_up + number):
                 started = time.perf_counter()
                 message_id = json.loads(call("/events/publish", body))["messageId"]
@@ -177,7 +178,7 @@ class Pair:
     def wait_until_delivered(self, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Wait until no delivery is open."""
         give_up_at = time.monotonic() + _DEADLINE_S
-        with self._database.connect() as connection:
+        with self.database.connect() as connection:
             while connection.scalar(sa.text(_OPEN)):
                 connection.rollback()
                 meanwhile()
@@ -219,7 +220,7 @@ class Pair:
 
     def drop_sick(self) -> None:
         """Let nothing more be tried over the connections of `bench.sick`."""
-        with self._database.begin() as connection:
+        with self.database.begin() as connection:
             connection.execute(sa.text(_DROP_SICK))
 
     def _memory(self) -> dict[int, float]:

@@ -180,6 +180,8 @@ def claim(target: Target, now: int, most: int) -> Claim:
     return Claim(None, more=True)
 
 
+#: In the order of the index although one is as good as another: PostgreSQL, which believes that the rows of a
+#: connection lie evenly among all, would else read the table from its beginning until it meets one.
 _DUE = (
     sa.select(_DELIVERY.c.id)
     .where(
@@ -187,6 +189,7 @@ _DUE = (
         _DELIVERY.c.state == DeliveryState.PENDING,
         _DELIVERY.c.next_attempt_at <= sa.bindparam("now"),
     )
+    .order_by(_DELIVERY.c.sequence, _DELIVERY.c.id)
     .limit(1)
 )
 

@@ -36,23 +36,30 @@ def take(scene: Scene) -> Take:
     """Receive a batch of {sequence: event}."""
 
     def receive_now(events: dict[int, Any], epoch: str = EPOCH, replay_id: str | None = None) -> Any:
-        entries = [{"sequence": number, "event": event} for number, event in events.items()]
-        if replay_id:
-            entries = [{**entry, "replayId": replay_id} for entry in entries]
-        envelope = {
-            "batchId": str(uuid.uuid4()),
-            "connectionId": scene.connection.wire_connection_id,
-            "streamEpoch": epoch,
-            "events": entries,
-        }
-        batch = parse_event_batch(envelope, max_events=100)
-        peer_id = scene.connection.peer_id
-        checked = receive.verify_entries(
-            batch, scene.peer.instance_id, lambda key_id: message_key([peer_id], key_id)
-        )
-        return orjson.loads(receive.receive_batch(scene.connection, batch, checked))
+        return receive_batch_of(scene, events, epoch, replay_id)
 
     return receive_now
+
+
+def receive_batch_of(
+    scene: Scene, events: dict[int, Any], epoch: str = EPOCH, replay_id: str | None = None
+) -> Any:
+    """Receive a batch of {sequence: event}; the ack batch that the peer gets."""
+    entries = [{"sequence": number, "event": event} for number, event in events.items()]
+    if replay_id:
+        entries = [{**entry, "replayId": replay_id} for entry in entries]
+    envelope = {
+        "batchId": str(uuid.uuid4()),
+        "connectionId": scene.connection.wire_connection_id,
+        "streamEpoch": epoch,
+        "events": entries,
+    }
+    batch = parse_event_batch(envelope, max_events=100)
+    peer_id = scene.connection.peer_id
+    checked = receive.verify_entries(
+        batch, scene.peer.instance_id, lambda key_id: message_key([peer_id], key_id)
+    )
+    return orjson.loads(receive.receive_batch(scene.connection, batch, checked))
 
 
 @pytest.fixture

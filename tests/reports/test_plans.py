@@ -3,13 +3,11 @@
 And what is written in passing costs the same however much is there.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import event
 
 from app.database import db, is_sqlite, transaction
 from app.models import Direction
@@ -24,6 +22,7 @@ from app.reports.proof import own_receipt, read_proof
 from app.reports.subscriptions import get_event_subscriptions
 from app.reports.why import explain
 from tests.exchange import Scene, connect, make_scene, subscribe
+from tests.plans import statements
 from tests.reports.rows import add_delivery, add_event
 
 Ask = Callable[[Scene, str | None], Any]
@@ -96,21 +95,6 @@ def make_rows(scene: Scene) -> None:
             add_delivery(sent, scene.connection, state=DeliveryState.DEAD)
             add_delivery(add_event(scene.workspace.id), scene.connection)
         subscribe(scene.connection, direction=Direction.INCOMING)
-
-
-@contextmanager
-def statements() -> Iterator[list[tuple[str, Any]]]:
-    """The statements that are executed meanwhile, with their parameters."""
-    seen: list[tuple[str, Any]] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
-        seen.append((statement, parameters))
-
-    event.listen(db.engine, "before_cursor_execute", note)
-    try:
-        yield seen
-    finally:
-        event.remove(db.engine, "before_cursor_execute", note)
 
 
 def plan(statement: str, parameters: Any) -> str:
