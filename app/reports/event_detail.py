@@ -196,26 +196,25 @@ def verdict(event: EventFacts, deliveries: Sequence[DeliveryShown]) -> Verdict:
     arrived = [delivery for delivery in going if delivery.state == "delivered"]
     if len(arrived) == len(going):
         proven = sum(delivery.is_proven for delivery in arrived)
-        signed = "and has signed for it" if len(going) == 1 else "and have signed for it"
-        lead = f"{_of(len(going), len(going))} it {signed}." if proven == len(arrived) else ""
-        return Verdict(
-            "ok", lead or f"{_of(len(going), len(going))} it.", _proven_words(proven, len(arrived))
-        )
+        who = f"{arrived[0].peer} has it" if len(going) == 1 else f"All {len(going)} peers have it"
+        signed = "" if proven < len(arrived) else " and has signed" if len(going) == 1 else " and have signed"
+        return Verdict("ok", f"{who}{signed and f'{signed} for it'}.", _proven_words(proven, len(arrived)))
     dead = [delivery for delivery in going if delivery.state == "dead"]
     late = dead or [delivery for delivery in going if delivery.state != "delivered"]
     first = late[0]
     tone = "bad" if dead else "warn" if any(d.state in ("held", "retrying") for d in late) else "wait"
     more = f" and {len(late) - 1} more" if len(late) > 1 else ""
-    lead = f"{_of(len(arrived), len(going))} it. {first.peer}{more}: {_STANDS[first.state]}."
+    share = f"{len(arrived) or 'None'} of {len(going)} peers {'has' if len(arrived) == 1 else 'have'} it. "
+    lead = f"{share if len(going) > 1 else ''}{first.peer}{more}: {_STANDS[first.state]}."
     return Verdict(tone, lead, f"{first.said.rstrip('.')}." if first.attempts or first.no_retry else "")
 
 
 _STANDS = {
     "dead": "given up, a dead letter",
-    "held": "held here",
+    "held": "not sent, held here",
     "retrying": "not yet; it is tried again by itself",
     "sending": "being sent now",
-    "pending": "in the queue",
+    "pending": "on its way, waits for its turn",
 }
 
 
@@ -346,14 +345,6 @@ def _below(path: str | None, key: str) -> str | None:
     """The path of a member in a search, if its key can be written there."""
     plain = key and key.isprintable() and not any(c.isspace() or c in ':".' for c in key)
     return f"{path}.{key}" if path and plain else None
-
-
-def _of(part: int, whole: int) -> str:
-    if whole == 1:
-        return "The peer has" if part else "The peer does not have"
-    if part == whole:
-        return f"All {whole} peers have"
-    return f"{part or 'None'} of {whole} peers {'has' if part == 1 else 'have'}"
 
 
 def _proven_words(proven: int, arrived: int) -> str:

@@ -33,6 +33,7 @@ from app.protocol.states import (
 )
 from app.reports.ailments import is_lost
 from app.reports.peers import WAITING_CAP, name_of
+from app.reports.words import spoken
 
 #: Entries of a page of the history, and of "Lately".
 PAGE = 50
@@ -307,7 +308,7 @@ def _next_active(connection: Connection, waiting: int) -> Next:
     if connection.hold_code is not None:
         return Next(
             "bad",
-            f"They refuse what we send: {connection.hold_code}; stopped",
+            f"They refuse what we send: {spoken(connection.hold_code)}; stopped",
             f"{connection.hold_detail or ''} {held} Speak with them, then try again.".strip(),
             connection.hold_since,
             actions=("retry", "ping"),
@@ -324,9 +325,9 @@ def _next_active(connection: Connection, waiting: int) -> Next:
     if connection.breaker_opened_at is not None:
         return Next(
             "warn",
-            "They do not answer. Next probe",
-            f"{_cause(connection)} opened the circuit. {held} It closes by itself when they answer or send "
-            "us anything.",
+            "They do not answer. Next try",
+            f"{_cause(connection)}: one request now and then tries whether they are back. {held} "
+            "All goes on by itself when they answer or send us anything.",
             connection.retry_at,
             "until",
             ("retry", "ping"),
@@ -344,7 +345,7 @@ def _next_active(connection: Connection, waiting: int) -> Next:
         return Next(
             "wait",
             "They asked us to wait. Next request",
-            f"Their answer was {connection.wait_code}, which is no failure. {held}",
+            f"Their answer was {spoken(connection.wait_code)}, which is no failure. {held}",
             connection.retry_at,
             "until",
             ("retry",),
@@ -363,7 +364,8 @@ def _held(waiting: int) -> str:
 
 def _cause(connection: Connection) -> str:
     """`5 failures in a row (timeout: no answer within 15 s)`."""
-    why = ": ".join(text for text in (connection.wait_code, connection.wait_detail) if text)
+    code = spoken(connection.wait_code) if connection.wait_code else ""
+    why = ": ".join(text for text in (code, connection.wait_detail) if text)
     number = "A failure" if connection.failures == 1 else f"{connection.failures} failures in a row"
     return f"{number} ({why})" if why else number
 
@@ -489,7 +491,9 @@ def _attempt(row: Attempt) -> Entry:
         what = f"{events} sent and answered in {row.duration_ms:,} ms"
         return Entry(row.started_at, "ok", "us", what, "")
     detail = row.error_detail or row.error_code
-    return Entry(row.started_at, "warn", "us", f"Request with {events} failed: {row.error_code}", detail)
+    return Entry(
+        row.started_at, "warn", "us", f"Request with {events} failed: {spoken(row.error_code)}", detail
+    )
 
 
 _TONES = {

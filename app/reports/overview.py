@@ -30,7 +30,7 @@ from app.models import (
 from app.protocol.keys import KeyStatus
 from app.protocol.states import LIVE, ConnectionStatus, DeliveryState, SubscriptionStatus
 from app.reports.ailments import is_lost
-from app.reports.words import visible
+from app.reports.words import spoken, visible
 
 #: Rows counted at most.
 COUNT_CAP = 1_000
@@ -303,7 +303,7 @@ def _trouble_of(row: Any) -> Iterator[Attention]:
         yield Attention(
             Kind.HELD,
             f"{name} refuses what we send",
-            f"its answer {row.hold_code} holds the queue since",
+            f"its answer was {spoken(row.hold_code)}; what waits for it is held since",
             row.public_id,
             row.hold_since,
         )
@@ -311,14 +311,16 @@ def _trouble_of(row: Any) -> Iterator[Attention]:
         yield Attention(
             Kind.BREAKER,
             f"{name} does not answer",
-            f"circuit open after {row.failures} failures ({row.wait_code or 'no answer'}); next probe",
+            f"{row.failures} failures in a row ({spoken(row.wait_code or 'no answer')}); next try",
             row.public_id,
             row.retry_at,
         )
     elif row.failures and row.status is ConnectionStatus.ACTIVE:
         in_a_row = f"{row.failures} requests in a row" if row.failures > 1 else "the last request"
-        in_a_row += f" ({row.wait_code})" if row.wait_code else ""
-        yield Attention(Kind.FAILING, f"{name} fails", f"{in_a_row}; next try", row.public_id, row.retry_at)
+        in_a_row += f" ({spoken(row.wait_code)})" if row.wait_code else ""
+        yield Attention(
+            Kind.FAILING, f"{name} fails", f"{in_a_row} failed; next try", row.public_id, row.retry_at
+        )
     if abs(row.clock_skew_ms or 0) > SKEW_MS:
         yield _skewed(name, row)
     if row.status is ConnectionStatus.ACTIVE and row.verified_at is None and not row.key_review:

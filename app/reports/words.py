@@ -24,6 +24,11 @@ def visible(text: str) -> str:
     return "".join(_shown(character) for character in text)
 
 
+def spoken(code: str) -> str:
+    """A code of the protocol inside of a sentence: `connection_refused` is "connection refused"."""
+    return code.replace("_", " ")
+
+
 def summary(payload: Any, length: int = SUMMARY_LENGTH) -> str:
     """The first members of a payload in one line: `order.id "A-81219", total 412.5`.
 

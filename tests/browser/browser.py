@@ -16,6 +16,8 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome")
 MISSING = "no Chromium is on PATH; on Debian: apt-get install chromium"
 
 EMAIL, PASSWORD = "visitor@seeded.example", "a password of the tests"
+#: Somebody who may only look.
+COLLEAGUE = "viewer@seeded.example"
 
 
 def executable() -> str | None:
@@ -49,11 +51,11 @@ class Visit:
         assert answer is not None
         assert answer.status == 200, (path, answer.status)
 
-    def sign_in(self) -> None:
+    def sign_in(self, email: str = EMAIL) -> None:
         """By the form, with the keyboard alone."""
         self.open("/login")
         self.page.locator("#email").focus()
-        self.page.keyboard.type(EMAIL)
+        self.page.keyboard.type(email)
         self.page.keyboard.press("Tab")
         self.page.keyboard.type(PASSWORD)
         self.page.keyboard.press("Enter")
@@ -74,10 +76,13 @@ def visit(browser: Browser, base_url: str, **options: Any) -> Iterator[Visit]:
 
 
 def seed(instance: Instance) -> None:
-    """Give the instance that is up its made-up history, and somebody who may do everything in it."""
+    """Give the instance that is up its made-up history, a token, and people: EMAIL may do everything."""
     instance.cli("seed")
-    made = instance.run(
-        "user", "create", EMAIL, "--workspace", "seeded", "--role", "owner", "--password-stdin",
-        given=f"{PASSWORD}\n",
-    )  # fmt: skip
-    assert made.returncode == 0, made.stderr
+    for email, role in ((EMAIL, "owner"), (COLLEAGUE, "viewer")):
+        made = instance.run(
+            "user", "create", email, "--workspace", "seeded", "--role", role, "--password-stdin",
+            given=f"{PASSWORD}\n",
+        )  # fmt: skip
+        assert made.returncode == 0, made.stderr
+    scopes = ("--scope", "events:publish", "--scope", "events:read")
+    instance.cli("token", "create", "--workspace", "seeded", "--name", "erp-publisher", *scopes)

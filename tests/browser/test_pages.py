@@ -4,42 +4,11 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect
 
-from tests.browser.browser import Visit, visit
+from tests.browser.browser import COLLEAGUE, Visit, visit
+from tests.browser.places import ASKING, kind_of, paths, questions
 from tests.e2e.instance import Instance
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
-
-#: Pages that the navigation does not lead to; CONNECTION and EVENT stand for the first of each.
-MORE = (
-    "/w/seeded/events/publish",
-    "/w/seeded/connections/new",
-    "/w/seeded/subscriptions/new",
-    "CONNECTION",
-    "CONNECTION/verify",
-    "CONNECTION/keys",
-    "CONNECTION/history",
-    "CONNECTION/stream",
-    "EVENT",
-    "EVENT/payload",
-    "EVENT/signature",
-    "/account",
-    "/status",
-)
-
-
-def paths(visitor: Visit) -> list[str]:
-    """Every page of the navigation, and more."""
-    visitor.open("/w/seeded/")
-    links = visitor.page.locator("nav.rail a.nav-item").evaluate_all("all => all.map(a => a.pathname)")
-    first = {}
-    for word, where in (("CONNECTION", "connections"), ("EVENT", "events")):
-        visitor.open(f"/w/seeded/{where}")
-        found = visitor.page.locator("main a").evaluate_all("all => all.map(a => a.pathname)")
-        first[word] = next(path for path in found if len(path.rpartition("/")[2]) == 36)
-    more = [path for path in MORE]
-    for word, path in first.items():
-        more = [one.replace(word, path) for one in more]
-    return list(dict.fromkeys([*links, *more]))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -50,16 +19,43 @@ def test_every_page_is_accessible_and_quiet(browser: Browser, seeded: Instance, 
 
         for path in paths(visitor):
             visitor.open(path)
-            violations = Axe().run(visitor.page).response["violations"]
-            found += [
-                f"{path}: {one['id']}: {one['nodes'][0]['html'][:160]}"
-                for one in violations
-                if one["impact"] in ("serious", "critical")
-            ]
+            found += [f"{path}: {fault}" for fault in faults(visitor)]
             found += [f"{path}: {complaint}" for complaint in visitor.complaints]
             visitor.complaints.clear()
 
     assert found == []
+
+
+def faults(visitor: Visit) -> list[str]:
+    """What axe finds on the page that is serious or worse."""
+    violations = Axe().run(visitor.page).response["violations"]
+    return [
+        f"{one['id']}: {one['nodes'][0]['html'][:160]}"
+        for one in violations
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fault", "script"),
+    [
+        ("label", "document.querySelector('#search').previousElementSibling.remove()"),
+        ("color-contrast", "document.querySelector('h1').className = 'planted'"),
+        ("button-name", "document.querySelector('.filters button').textContent = ''"),
+    ],
+)
+def test_a_planted_fault_is_found(visitor: Visit, fault: str, script: str) -> None:
+    visitor.open("/w/seeded/events")
+    sheet = (
+        "const sheet = new CSSStyleSheet(); sheet.replaceSync('.planted { color: #ccc }');"
+        "document.adoptedStyleSheets = [sheet];"
+    )
+    before = faults(visitor)
+
+    visitor.page.evaluate(f"{{ {sheet} {script} }}")
+
+    assert before == []
+    assert any(found.startswith(f"{fault}:") for found in faults(visitor))
 
 
 def test_no_page_scrolls_sideways_on_a_phone(browser: Browser, seeded: Instance) -> None:
@@ -93,15 +89,88 @@ def test_an_event_is_published_with_the_keyboard_alone(visitor: Visit) -> None:
     assert visitor.complaints == []
 
 
-def test_a_destructive_act_asks_first_and_does_nothing_when_it_is_left(visitor: Visit) -> None:
-    visitor.open("/w/seeded/connections?show=active")
-    link = visitor.page.locator("main a", has_text="Harbour").first.get_attribute("href")
-    assert link is not None
+def test_every_act_that_ends_something_asks_first_in_a_dialog(visitor: Visit) -> None:
+    known = paths(visitor, asking=False)
+    found = questions(visitor, known)
 
-    visitor.open(f"{link}/disconnect")
-    expect(visitor.page.locator("main form button.btn-danger")).to_be_visible()
-    visitor.page.locator("main [data-cancel]").click()
-    visitor.open(link)
+    for path in known:
+        visitor.open(path)
+        links = visitor.page.locator(ASKING)
+        for place, link in enumerate(links.evaluate_all("all => all.map(a => a.pathname + a.search)")):
+            if found.get(kind_of(link)) != link:
+                continue
+            del found[kind_of(link)]
+            links.nth(place).click()
+            dialog = visitor.page.get_by_role("dialog")
+            expect(dialog.locator("h1")).to_be_visible()
+            expect(dialog.locator("form[method=post] :is(.btn-danger, .btn-primary)")).to_be_visible()
+            dialog.locator("[data-cancel]").click()
+            expect(dialog).to_have_count(0)
+            expect(links.nth(place)).to_be_focused()
 
-    expect(visitor.page.locator("main")).to_contain_text("active")
+    assert found == {}
     assert visitor.complaints == []
+
+
+def test_what_a_confirmation_names_is_done_when_its_name_was_typed(visitor: Visit) -> None:
+    visitor.open("/w/seeded/tokens")
+    row = visitor.page.locator("tr", has_text="erp-publisher")
+
+    row.get_by_role("link", name="Revoke").click()
+    visitor.page.get_by_role("dialog").locator("button.btn-danger").click()
+
+    expect(visitor.page.get_by_role("status").first).to_be_visible()
+    expect(visitor.page.locator("tr", has_text="erp-publisher")).to_contain_text("revoked")
+    assert visitor.complaints == []
+
+
+def test_shortcuts_lead_and_select_and_the_dialog_of_all_closes_with_escape(visitor: Visit) -> None:
+    page, keyboard = visitor.page, visitor.page.keyboard
+    visitor.open("/w/seeded/")
+
+    keyboard.press("g")
+    keyboard.press("d")
+    page.wait_for_url("**/deliveries")
+    keyboard.press("j")
+    keyboard.press("x")
+    picked = page.locator("[data-picked]").inner_text()
+    keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_be_visible()
+    keyboard.press("Escape")
+    keyboard.press("/")
+    keyboard.type("type:order.*")
+    keyboard.press("Enter")
+    page.wait_for_url("**/events?q=*")
+
+    assert picked == "1 selected"
+    assert visitor.complaints == []
+
+
+def test_dead_letters_are_sent_again_with_the_keyboard_alone(visitor: Visit) -> None:
+    visitor.open("/w/seeded/dead-letters")
+    link = visitor.page.locator("#groups a[data-dialog]").first
+    link.focus()
+
+    visitor.page.keyboard.press("Enter")
+    dialog = visitor.page.get_by_role("dialog")
+    expect(dialog.locator("h1")).to_be_visible()
+    for _ in range(20):
+        visitor.page.keyboard.press("Tab")
+        if visitor.page.evaluate("document.activeElement.matches('dialog .btn-primary')"):
+            break
+    visitor.page.keyboard.press("Enter")
+
+    expect(visitor.page.locator("main")).to_contain_text("sent again")
+    assert visitor.complaints == []
+
+
+def test_somebody_who_may_only_look_sees_what_they_may_not_do(browser: Browser, seeded: Instance) -> None:
+    with visit(browser, seeded.base_url) as viewer:
+        viewer.sign_in(COLLEAGUE)
+        viewer.open("/w/seeded/dead-letters")
+        refused = viewer.page.locator("#groups [aria-disabled=true]").first
+
+        expect(refused).to_contain_text("needs the role operator")
+        expect(viewer.page.locator("#groups a[data-dialog]")).to_have_count(0)
+        assert faults(viewer) == []
+        assert viewer.complaints == []

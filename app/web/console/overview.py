@@ -148,7 +148,6 @@ def _tiles(workspace: Workspace, seen: Traffic, here: str) -> list[Tile]:
     waiting = report.count_up_to(workspace.id, (DeliveryState.PENDING, DeliveryState.SENDING))
     dead_now = report.count_up_to(workspace.id, (DeliveryState.DEAD,))
     oldest = report.oldest(workspace.id, DeliveryState.PENDING)
-    types = words.count(len(seen.types), "type")
     return [
         Tile(
             "Published",
@@ -162,7 +161,7 @@ def _tiles(workspace: Workspace, seen: Traffic, here: str) -> list[Tile]:
             "Received",
             f"{received:,}",
             "",
-            f"{about}from {words.count(seen.senders, 'peer')}" if received else types,
+            f"{about}from {words.count(seen.senders, 'peer')}" if received else "nothing came in",
             thinned(seen.received),
             f"{here}/events?q=direction:in",
         ),
@@ -203,7 +202,9 @@ def _tiles(workspace: Workspace, seen: Traffic, here: str) -> list[Tile]:
 def _per(number: int, seen: Traffic) -> str:
     minutes = seen.period.buckets * seen.period.step_ms / 60_000
     rate = number / minutes
-    return f"{rate:,.0f} a minute" if rate >= 1 else f"{rate * 60:,.0f} an hour"
+    if rate >= 1:
+        return f"{rate:,.0f} a minute"
+    return f"{rate * 60:,.0f} an hour" if rate * 60 >= 1 or not number else "less than one an hour"
 
 
 def _share(good: int, bad: int) -> float | None:

@@ -381,8 +381,8 @@ def test_an_open_circuit_says_when_why_and_when_it_is_tried(here: Console, conne
     page = here.page(_path(connection))
     said = here.follow(here.post(_path(connection, "retry")))
 
-    assert "They do not answer. Next probe in 2 min" in page.text
-    assert "5 failures in a row (timeout: no answer within 15 s) opened the circuit" in page.text
+    assert "They do not answer. Next try in 2 min" in page.text
+    assert "5 failures in a row (timeout: no answer within 15 s): only one request" in page.text
     assert "1 delivery is held" in page.text
     assert "The back-off is reset" in said.text
     assert (_now(connection).failures, _now(connection).breaker_opened_at) == (0, None)
@@ -395,7 +395,7 @@ def test_a_hold_names_the_answer_that_stopped_it(here: Console, connection: Conn
 
     page = here.page(_path(connection))
 
-    assert "They refuse what we send: too_large; stopped" in page.text
+    assert "They refuse what we send: too large; stopped" in page.text
     assert page.texts(".status")[0] == "stopped"
 
 

@@ -452,7 +452,7 @@ def test_an_event_that_arrived_is_proven_by_its_ack(console: Console, scene: Sce
 
     page = console.page(f"events/{published.message_id}")
 
-    assert "The peer has it and has signed for it." in page.text
+    assert "Peer has it and has signed for it." in page.text
     assert "Stored. Their ack is signed and names this content" in page.text
     assert "47 ms" in page.text
     assert page.texts(".evidence .yes") == ["holds"] * 3
@@ -479,7 +479,7 @@ def test_each_attempt_is_shown_with_its_answer(console: Console, scene: Scene) -
 
     page = console.page(f"events/{published.message_id}")
 
-    assert "The peer does not have it. Peer: not yet; it is tried again by itself." in page.text
+    assert "Peer: not yet; it is tried again by itself." in page.text
     assert "Attempt 5: answered 503, overloaded" in page.text
     assert "<h1>busy</h1>" in page.text
     assert page.texts(".timeline details summary")[-1] == "2 earlier attempts"
