@@ -71,7 +71,7 @@ VALUES (:connection, 'incoming', 'bench', :rows, :rows, '[]', :at)
 
 
 class Kind(NamedTuple):
-    """What rows are made: their type and state; one in a hundred gets the bad one, if there is one."""
+    """What rows are made: their type and state. Of the first fifth one in twenty gets the bad one, if any."""
 
     number: int
     event_type: str
@@ -109,8 +109,8 @@ def outgoing(
 
     first: number of the first one, if others of this kind are there; attempts: write their requests too.
     """
-    common = _common(place, kind, rows, days) | {"bad": kind.bad or kind.status}
-    statement = _of(engine, _OUTGOING, "0 = 1" if kind.bad is None else "n % 100 = 1")
+    common = _common(place, kind, rows, days) | {"bad": kind.bad or kind.status, "first_fifth": rows // 5}
+    statement = _of(engine, _OUTGOING, "0 = 1" if kind.bad is None else "n % 20 = 1 AND n <= :first_fifth")
     # Far above what the instance itself numbers meanwhile.
     common["attempts"] = _top(engine, "attempt") + 1_000 if attempts else -1
     for bounds in _pieces(first, rows):

@@ -106,7 +106,7 @@ def _due_connections(now: int) -> list[tuple[int, int]]:
 
 
 def _first(state: DeliveryState, *conditions: sa.ColumnElement[bool]) -> sa.ScalarSelect[int]:
-    """The first delivery of the connection in this state: in order, so that the index is used (`claim.is_due`)."""
+    """The first delivery of the connection in this state. In order, for the reason that `claim._DUE` has."""
     return (
         sa.select(_DELIVERY.c.id)
         .where(_DELIVERY.c.connection_id == _CONNECTION.c.id, _DELIVERY.c.state == state, *conditions)

@@ -13,7 +13,7 @@ from app.models.ids import IdKind, public_id
 from app.protocol.states import OPEN, DeliveryState
 from app.reports.connections import row_number
 from app.reports.details import Attempt, DeadGroup, DeliveryDetails, EventDelivery
-from app.reports.paging import ListKey, Page, check_limit, cut, read_cursor, write_cursor
+from app.reports.paging import ListKey, Page, by_index, check_limit, cut, read_cursor, write_cursor
 from app.reports.times import rfc3339
 
 #: Of an answer this much is shown, bytes.
@@ -46,19 +46,16 @@ def list_deliveries(
     after = read_cursor(key, cursor)
     if status == "held" and not _may_hold(workspace_id):
         return Page([], None, False)
+    connection = None if connection_id is None else row_number(workspace_id, connection_id)
+    if connection is None and connection_id is not None:
+        return Page([], None, False)
     query = _shown().where(Delivery.workspace_id == workspace_id)
-    if connection_id is not None:
-        query = query.where(Delivery.connection_id == row_number(workspace_id, connection_id))
-    if event_type is not None:
-        query = query.where(Delivery.event_type == event_type)
     if error is not None:
         query = query.where(Delivery.error_code == error)
-    if status is not None:
-        query = query.where(*_has_status(status))
-    if after is not None:
-        query = query.where(Delivery.id < after[0])
-    query = query.order_by(Delivery.id.desc()).limit(check_limit(limit) + 1)
-    rows, more = cut(db.session.execute(query).all(), limit)
+    if status in ("held", "pending"):
+        query = query.where(sa.not_(sending_clause()) if status == "held" else sending_clause())
+    query = _ordered(query, connection, _state_of(status), event_type, after[0] if after else None)
+    rows, more = cut(db.session.execute(query.limit(check_limit(limit) + 1)).all(), limit)
     data = [_details(row) for row in rows]
     return Page(data, write_cursor(key, [rows[-1].id]) if more else None, more)
 
@@ -94,12 +91,34 @@ def _may_hold(workspace_id: int) -> bool:
     return bool(db.session.scalar(sa.select(held)))
 
 
-def _has_status(status: str) -> list[sa.ColumnElement[bool]]:
-    if status == "held":
-        return [Delivery.state == DeliveryState.PENDING, sa.not_(sending_clause())]
-    if status == "pending":
-        return [Delivery.state == DeliveryState.PENDING, sending_clause()]
-    return [Delivery.state == DeliveryState(status)]
+def _state_of(status: str | None) -> DeliveryState | None:
+    if status is None:
+        return None
+    return DeliveryState.PENDING if status in ("held", "pending") else DeliveryState(status)
+
+
+def _ordered(
+    query: sa.Select[*tuple[Any, ...]],
+    connection_id: int | None,
+    state: DeliveryState | None,
+    event_type: str | None,
+    after: int | None,
+) -> sa.Select[*tuple[Any, ...]]:
+    """The query for deliveries of the filter, newest first, by the index with the most telling part of it."""
+    parts: list[tuple[Any, Any]] = [
+        (Delivery.connection_id, connection_id),
+        (Delivery.state, state),
+        (Delivery.event_type, event_type),
+    ]
+    if state is DeliveryState.DELIVERED:
+        # Nearly all are.
+        parts.append(parts.pop(1))
+    given = [(column, value) for column, value in parts if value is not None]
+    for column, value in given[1:]:
+        query = query.where(column == value)
+    if given:
+        return by_index(query, *given[0], Delivery.id, after)
+    return (query if after is None else query.where(Delivery.id < after)).order_by(Delivery.id.desc())
 
 
 def _shown() -> sa.Select[*tuple[Any, ...]]:

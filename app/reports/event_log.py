@@ -27,7 +27,7 @@ from app.protocol.states import DeliveryState
 from app.reports.connections import row_number, workspace_public_id
 from app.reports.deliveries import deliveries_of_event
 from app.reports.details import EventMessageDetails
-from app.reports.paging import ListKey, Page, check_limit, cut, read_cursor, write_cursor
+from app.reports.paging import ListKey, Page, by_index, check_limit, cut, read_cursor, write_cursor
 from app.reports.times import rfc3339
 
 #: How far the order of row numbers and that of creation times may differ, ms.
@@ -98,10 +98,8 @@ def get_event_messages(
     if connection_id is not None:
         return _over_connection(workspace_id, chosen, connection_id, limit, key, cursor)
     after = read_cursor(key, cursor)
-    query = _events(workspace_id, chosen)
-    if after is not None:
-        query = query.where(Event.id < after[0])
-    rows, more = cut(db.session.execute(query.order_by(Event.id.desc()).limit(limit + 1)).all(), limit)
+    query = _ordered(workspace_id, chosen, after[0] if after else None)
+    rows, more = cut(db.session.execute(query.limit(limit + 1)).all(), limit)
     return Page(_details(workspace_id, rows), write_cursor(key, [rows[-1].id]) if more else None, more)
 
 
@@ -137,10 +135,8 @@ def _consume(
         connection_id = row_number(workspace_id, chosen.connection_id)
         if connection_id is None:
             return Page([], write_cursor(key, [place]), False)
-    query = _events(workspace_id, chosen).where(Event.id > place)
-    if connection_id is not None:
-        query = query.where(Event.connection_id == connection_id)
-    rows, more = cut(db.session.execute(query.order_by(Event.id).limit(limit + 1)).all(), limit)
+    query = _ordered(workspace_id, chosen, place, connection_id, newest_first=False)
+    rows, more = cut(db.session.execute(query.limit(limit + 1)).all(), limit)
     return Page(_details(workspace_id, rows), write_cursor(key, [rows[-1].id if rows else place]), more)
 
 
@@ -171,25 +167,21 @@ def _over_connection(
 def _came_over(
     workspace_id: int, chosen: EventFilter, connection_id: int, place: int, limit: int
 ) -> list[_Listed]:
-    query = _events(workspace_id, chosen).where(Event.connection_id == connection_id)
-    if place:
-        query = query.where(Event.id < place)
-    rows = db.session.execute(query.order_by(Event.id.desc()).limit(limit + 1))
-    return [_Listed(row, row.id) for row in rows]
+    query = _ordered(workspace_id, chosen, place or None, connection_id)
+    return [_Listed(row, row.id) for row in db.session.execute(query.limit(limit + 1))]
 
 
 def _went_over(
     workspace_id: int, chosen: EventFilter, connection_id: int, place: int, limit: int
 ) -> list[_Listed]:
     query = (
-        _events(workspace_id, chosen)
+        _events(workspace_id, chosen, (Event.direction, Direction.OUTGOING))
         .add_columns(Delivery.id.label("place"))
         .join(Delivery, Delivery.event_id == Event.id)
-        .where(Delivery.connection_id == connection_id, Event.direction == Direction.OUTGOING)
+        .where(Event.direction == Direction.OUTGOING)
     )
-    if place:
-        query = query.where(Delivery.id < place)
-    rows = db.session.execute(query.order_by(Delivery.id.desc()).limit(limit + 1))
+    query = by_index(query, Delivery.connection_id, connection_id, Delivery.id, place or None)
+    rows = db.session.execute(query.limit(limit + 1))
     return [_Listed(row, row.place) for row in rows]
 
 
@@ -230,15 +222,42 @@ def _shown() -> sa.Select[*tuple[Any, ...]]:
     )
 
 
-def _events(workspace_id: int, chosen: EventFilter) -> sa.Select[*tuple[Any, ...]]:
-    """The events of the filter, but for the connection."""
+def _ordered(
+    workspace_id: int,
+    chosen: EventFilter,
+    after: int | None,
+    connection_id: int | None = None,
+    *,
+    newest_first: bool = True,
+) -> sa.Select[*tuple[Any, ...]]:
+    """The events of the filter by their numbers, by the index with the most telling part of it."""
+    parts = [
+        (Event.connection_id, connection_id),
+        (Event.event_type, chosen.event_type),
+        (Event.status, chosen.status),
+        (Event.direction, chosen.direction),
+    ]
+    lead = next(((column, value) for column, value in parts if value is not None), None)
+    query = _events(workspace_id, chosen, lead)
+    if lead is not None:
+        return by_index(query, *lead, Event.id, after, newest_first=newest_first)
+    if after is not None:
+        query = query.where(Event.id < after if newest_first else Event.id > after)
+    return query.order_by(Event.id.desc() if newest_first else Event.id)
+
+
+def _events(
+    workspace_id: int, chosen: EventFilter, lead: tuple[Any, Any] | None
+) -> sa.Select[*tuple[Any, ...]]:
+    """The events of the filter, but for the connection and what the order of the list takes care of."""
     query = _shown().where(Event.workspace_id == workspace_id)
-    if chosen.direction is not None:
-        query = query.where(Event.direction == chosen.direction)
-    if chosen.event_type is not None:
-        query = query.where(Event.event_type == chosen.event_type)
-    if chosen.status is not None:
-        query = query.where(Event.status == chosen.status)
+    for column, value in (
+        (Event.direction, chosen.direction),
+        (Event.event_type, chosen.event_type),
+        (Event.status, chosen.status),
+    ):
+        if value is not None and (lead is None or lead[0] is not column):
+            query = query.where(column == value)
     if chosen.created_after is not None:
         query = query.where(Event.created_at >= chosen.created_after)
     if chosen.created_before is not None:

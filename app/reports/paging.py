@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import orjson
+import sqlalchemy as sa
+from sqlalchemy import Select
 
 from app.config import settings
+from app.database import is_sqlite
 from app.errors import InvalidCursor
 from app.protocol.errors import invalid
 
@@ -85,6 +88,28 @@ def check_limit(limit: int) -> int:
 def cut(rows: Sequence[Row], limit: int) -> tuple[list[Row], bool]:
     """Of limit + 1 rows asked for: the page, and whether there is more."""
     return list(rows[:limit]), len(rows) > limit
+
+
+def by_index(
+    query: Select[Any], column: Any, value: Any, number: Any, after: int | None, *, newest_first: bool = True
+) -> Select[Any]:
+    """The query for rows whose column has the value, by their numbers, from beyond `after` on.
+
+    column: the last one of an index before the number. PostgreSQL believes that such rows lie evenly among
+    all and would rather read the table by its numbers until it has met enough of them, which is the whole
+    table where they are all old. From and to the same value is not one value to it: then only the index has
+    the order by column and number, and a pair tells where in it to begin.
+    """
+    if is_sqlite():
+        query = query.where(column == value)
+        if after is not None:
+            query = query.where(number < after if newest_first else number > after)
+        return query.order_by(number.desc() if newest_first else number)
+    query = query.where(column >= value, column <= value)
+    if after is not None:
+        here, there = sa.tuple_(column, number), sa.tuple_(sa.literal(value, column.type), sa.literal(after))
+        query = query.where(here < there if newest_first else here > there)
+    return query.order_by(*((column.desc(), number.desc()) if newest_first else (column, number)))
 
 
 def _mac(key: ListKey, body: bytes) -> bytes:
