@@ -66,6 +66,15 @@ class RoleNeeded(AppError):
         super().__init__(f"This needs {article} {role} of the workspace.", role=role)
 
 
+class SignInFirst(AppError):
+    """The invitation is for somebody who has an account: who is signed in with it accepts."""
+
+    code = "access_denied"
+    status = 403
+    title = "Sign in first"
+    retryable = False
+
+
 class LinkSpent(AppError):
     """The one-time link was used, is too old, or was never made; which of these is not told."""
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
+from sqlalchemy.orm import aliased
 
 from app import clock
 from app.access import audit, links, sessions, users
@@ -30,14 +31,16 @@ class MemberDetails:
     sign_ins: int
     #: Invited, and the link was not used yet.
     is_invited: bool
+    #: A member of another workspace too.
+    is_elsewhere: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """Who was invited. `secret` is that of the link; None if they can sign in already."""
+    """Who was invited, and the secret of their link."""
 
     user: User
-    secret: str | None
+    secret: str
 
 
 def list_members(workspace_id: int) -> Sequence[MemberDetails]:
@@ -49,22 +52,23 @@ def list_members(workspace_id: int) -> Sequence[MemberDetails]:
         .scalar_subquery()
     )
     rows = db.session.execute(
-        sa.select(User, Member.role, live)
+        sa.select(User, Member, live, _elsewhere(Member.workspace_id))
         .join(Member, Member.user_id == User.id)
         .where(Member.workspace_id == workspace_id)
         .order_by(User.email)
     )
-    return [_details(user, role, sign_ins) for user, role, sign_ins in rows]
+    return [_details(*row) for row in rows]
 
 
 def get_member(workspace_id: int, user_id: str) -> MemberDetails:
     """One member. Raises NotFound."""
     user, member = _member(workspace_id, user_id)
-    return _details(user, member.role, len(sessions.list_live(user.id)))
+    is_elsewhere = _is_member_anywhere(user.id, but=workspace_id)
+    return _details(user, member, len(sessions.list_live(user.id)), is_elsewhere)
 
 
 def invite(workspace_id: int, email: str, role: Role, *, by: Role) -> Invitation:
-    """Make somebody a member, and a link for them if they have no password yet. Commits.
+    """Make a link by which somebody becomes a member; until it is used they are none. Commits.
 
     by: the role of who invites. Raises InvalidRequest at /email for an address that is none or is a member
     already, RoleNeeded for a role above one's own.
@@ -81,10 +85,8 @@ def invite(workspace_id: int, email: str, role: Role, *, by: Role) -> Invitation
             db.session.flush()
         elif _find(workspace_id, user.id) is not None:
             raise invalid("/email", f"{address} is a member already", "taken")
-        # Somebody who waits for the link of another workspace gets none from this one: whoever makes a link
-        # could use it, and be what they are there.
-        is_new = not user.password_hash and not _is_member_anywhere(user.id)
-        db.session.add(Member(user_id=user.id, workspace_id=workspace_id, role=role))
+        # Who uses this link is who was meant; who has an account of this address may be anybody.
+        db.session.add(Member(user_id=user.id, workspace_id=workspace_id, role=role, is_pending=True))
         audit.record(
             "member.invite",
             "user",
@@ -92,24 +94,22 @@ def invite(workspace_id: int, email: str, role: Role, *, by: Role) -> Invitation
             after={"email": address, "role": role},
             workspace_id=workspace_id,
         )
-        secret = links.create(user.id, links.INVITATION_LIFE_MS) if is_new else None
+        secret = links.create(user.id, links.INVITATION_LIFE_MS, workspace_id)
     return Invitation(user, secret)
 
 
 def invite_again(workspace_id: int, user_id: str, *, by: Role) -> Invitation:
     """A new link for a member who has not used theirs; the old one is void. Commits.
 
-    Raises NotFound, RoleNeeded, InvalidState if they can sign in, or are a member of another workspace too.
+    Raises NotFound, RoleNeeded, InvalidState if they have.
     """
     with transaction():
         user, member = _member(workspace_id, user_id)
         _check_reach(by, member.role)
-        if user.password_hash:
-            raise InvalidState(f"{user.email} has a password, and needs no invitation.")
-        if _is_member_anywhere(user.id, but=workspace_id):
-            raise InvalidState(f"{user.email} was invited by another workspace too, whose link is theirs.")
+        if not _is_invited(user, member):
+            raise InvalidState(f"{user.email} is a member, and needs no invitation.")
         audit.record("member.invite_again", "user", user.public_id, workspace_id=workspace_id)
-        secret = links.create(user.id, links.INVITATION_LIFE_MS)
+        secret = links.create(user.id, links.INVITATION_LIFE_MS, workspace_id)
     return Invitation(user, secret)
 
 
@@ -122,7 +122,7 @@ def change_role(workspace_id: int, user_id: str, role: Role, *, by: Role) -> Non
             return
         _check_reach(by, member.role)
         _check_reach(by, role)
-        if member.role is Role.OWNER:
+        if member.role is Role.OWNER and not member.is_pending:
             _keep_an_owner(workspace_id)
         audit.record(
             "member.change_role",
@@ -144,7 +144,7 @@ def remove(workspace_id: int, user_id: str, *, by: Role) -> None:
         _lock(workspace_id)
         user, member = _member(workspace_id, user_id)
         _check_reach(by, member.role)
-        if member.role is Role.OWNER:
+        if member.role is Role.OWNER and not member.is_pending:
             _keep_an_owner(workspace_id)
         audit.record(
             "member.remove",
@@ -155,15 +155,25 @@ def remove(workspace_id: int, user_id: str, *, by: Role) -> None:
         )
         db.session.delete(member)
         db.session.flush()
+        links.void(user.id, workspace_id)
         if not _is_member_anywhere(user.id):
             sessions.end_all(user.id)
 
 
 def end_sign_ins(workspace_id: int, user_id: str, *, by: Role) -> int:
-    """Sign a member out everywhere; how many browsers that were. Commits. Raises NotFound, RoleNeeded."""
+    """Sign a member out everywhere; how many browsers that were. Commits.
+
+    Raises NotFound, RoleNeeded, InvalidState for who works in another workspace too: a sign-in is one for
+    all, and this workspace has no say there.
+    """
     with transaction():
         user, member = _member(workspace_id, user_id)
         _check_reach(by, member.role)
+        if member.is_pending or _is_member_anywhere(user.id, but=workspace_id):
+            raise InvalidState(
+                f"{user.email} works in another workspace too. Remove them from this one,"
+                " or ask them to sign out."
+            )
         ended = sessions.end_all(user.id)
         audit.record(
             "member.end_sign_ins", "user", user.public_id, after={"ended": ended}, workspace_id=workspace_id
@@ -171,9 +181,28 @@ def end_sign_ins(workspace_id: int, user_id: str, *, by: Role) -> int:
     return ended
 
 
-def _details(user: User, role: Role, sign_ins: int) -> MemberDetails:
+def _details(user: User, member: Member, sign_ins: int, is_elsewhere: bool) -> MemberDetails:
     return MemberDetails(
-        user.public_id, user.email, role, user.last_sign_in_at, sign_ins, is_invited=not user.password_hash
+        user.public_id,
+        user.email,
+        member.role,
+        user.last_sign_in_at,
+        # What somebody does who is not here yet is nothing to show.
+        0 if member.is_pending else sign_ins,
+        _is_invited(user, member),
+        is_elsewhere,
+    )
+
+
+def _is_invited(user: User, member: Member) -> bool:
+    """Whether the link was not used yet. Who was made by the command line has a password."""
+    return member.is_pending or not user.password_hash
+
+
+def _elsewhere(workspace_id: sa.SQLColumnExpression[int]) -> sa.ColumnElement[bool]:
+    other = aliased(Member)
+    return sa.exists().where(
+        other.user_id == User.id, other.workspace_id != workspace_id, other.is_pending.is_(False)
     )
 
 
@@ -191,7 +220,7 @@ def _keep_an_owner(workspace_id: int) -> None:
     owners = db.session.scalar(
         sa.select(sa.func.count())
         .select_from(Member)
-        .where(Member.workspace_id == workspace_id, Member.role == Role.OWNER)
+        .where(Member.workspace_id == workspace_id, Member.role == Role.OWNER, Member.is_pending.is_(False))
     )
     if (owners or 0) < 2:
         raise InvalidState("This is the last owner of the workspace. Make somebody else an owner first.")
@@ -215,7 +244,8 @@ def _find(workspace_id: int, user_id: int) -> Member | None:
 
 
 def _is_member_anywhere(user_id: int, but: int | None = None) -> bool:
-    query = sa.select(Member.id).where(Member.user_id == user_id)
+    """Whether somebody is a member of a workspace, not only invited to it."""
+    query = sa.select(Member.id).where(Member.user_id == user_id, Member.is_pending.is_(False))
     if but is not None:
         query = query.where(Member.workspace_id != but)
     return db.session.scalar(query.limit(1)) is not None

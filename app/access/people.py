@@ -35,11 +35,14 @@ def highest_role(memberships: Iterable[Membership]) -> Role | None:
 
 
 def memberships_of(user_id: int) -> Sequence[Membership]:
-    """The user's workspaces with the role in each, by name. The rows are detached from the session."""
+    """The user's workspaces with the role in each, by name. The rows are detached from the session.
+
+    Not those whose invitation waits for its link to be used.
+    """
     rows = db.session.execute(
         sa.select(Workspace, Member.role)
         .join(Member, Member.workspace_id == Workspace.id)
-        .where(Member.user_id == user_id)
+        .where(Member.user_id == user_id, Member.is_pending.is_(False))
         .order_by(Workspace.name, Workspace.id)
     ).all()
     for workspace, _ in rows:

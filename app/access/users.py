@@ -11,7 +11,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
 
 from app import clock
-from app.access import audit
+from app.access import audit, sessions
 from app.database import db, transaction
 from app.models import Member, Role, User
 from app.protocol.errors import invalid
@@ -80,8 +80,8 @@ def hash_password(password: str) -> str:
         return _hasher.hash(password)
 
 
-def change_password(user_id: int, current: str, password: str) -> None:
-    """Give a user another password. Commits.
+def change_password(user_id: int, current: str, password: str, *, session_id: int) -> None:
+    """Give a user another password, and end all their sign-ins but this one. Commits.
 
     Raises InvalidRequest at /current if that is not the present one, at /password for one that cannot be.
     """
@@ -91,6 +91,7 @@ def change_password(user_id: int, current: str, password: str) -> None:
     hashed = hash_password(password)
     with transaction():
         db.session.execute(sa.update(User).where(User.id == user_id).values(password_hash=hashed))
+        sessions.end_others(user_id, session_id)
         audit.record("user.set_password", "user", user.public_id)
 
 
@@ -116,7 +117,7 @@ def first_owner(workspace_id: int) -> User | None:
     return db.session.scalar(
         sa.select(User)
         .join(Member, Member.user_id == User.id)
-        .where(Member.workspace_id == workspace_id, Member.role == Role.OWNER)
+        .where(Member.workspace_id == workspace_id, Member.role == Role.OWNER, Member.is_pending.is_(False))
         .order_by(User.id)
         .limit(1)
     )

@@ -26,7 +26,7 @@ class SignIn(Model):
 
 
 class SignInLink(Model):
-    """A link that signs its user in once, within its time."""
+    """A link that signs its user in, or makes them a member, once, within its time."""
 
     __tablename__ = "sign_in_link"
 
@@ -36,6 +36,8 @@ class SignInLink(Model):
     secret_hash: Mapped[str] = mapped_column(sa.String(64), unique=True)
     created_at: Mapped[int] = mapped_column(sa.BigInteger)
     expires_at: Mapped[int] = mapped_column(sa.BigInteger)
+    #: The workspace whose invitation it is; None if it only signs in.
+    workspace_id: Mapped[int | None] = mapped_column(sa.ForeignKey("workspace.id"))
     #: When it was used, or made void by a newer one.
     used_at: Mapped[int | None] = mapped_column(sa.BigInteger)
 

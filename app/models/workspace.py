@@ -59,3 +59,5 @@ class Member(Model):
     user_id: Mapped[int] = mapped_column(sa.ForeignKey("user.id"))
     workspace_id: Mapped[int] = mapped_column(sa.ForeignKey("workspace.id"), index=True)
     role: Mapped[Role] = mapped_column(state_column(Role))
+    #: Invited, and the link of this workspace's invitation was not used yet: the role counts for nothing.
+    is_pending: Mapped[bool] = mapped_column(default=False, server_default=sa.false())

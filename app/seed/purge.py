@@ -30,6 +30,7 @@ from app.models import (
     PeerKey,
     Reconciliation,
     Replay,
+    SignInLink,
     Stream,
     StreamGap,
     Subscription,
@@ -113,7 +114,7 @@ def _delete_rest(workspace_id: int) -> None:
     elsewhere = sa.select(Connection.peer_id).where(Connection.peer_id.in_(peers))
     _delete(PeerKey, sa.and_(PeerKey.peer_id.in_(peers), PeerKey.peer_id.not_in(elsewhere)))
     _delete(Peer, sa.and_(Peer.id.in_(peers), Peer.id.not_in(elsewhere)))
-    by_workspace: tuple[Any, ...] = (Operation, IdempotencyKey, Token, Member, AuditEntry)
+    by_workspace: tuple[Any, ...] = (Operation, IdempotencyKey, Token, SignInLink, Member, AuditEntry)
     for model in by_workspace:
         _delete(model, model.workspace_id == workspace_id)
     _delete(Workspace, Workspace.id == workspace_id)

@@ -18,7 +18,7 @@ def test_a_link_signs_in_the_user_that_it_was_made_for(flask: RunFlask, made: An
     said = flask("user", "link", made["adminEmail"].upper(), "--minutes", "5", "-o", "json").json
 
     secret = said["url"].removeprefix("http://127.0.0.1:5000/login/link/")
-    assert links.find(secret).email == made["adminEmail"]
+    assert links.find(secret).user.email == made["adminEmail"]
     assert said["minutes"] == 5
 
 

@@ -9,6 +9,7 @@ from wtforms.validators import InputRequired, Length
 from app import limits
 from app.access import sessions, users
 from app.models import Role
+from app.protocol.errors import NotFound
 from app.web.console import gate
 from app.web.console.view import problems, redirect_done, render
 
@@ -44,8 +45,12 @@ def password() -> ResponseReturnValue:
     if form.validate_on_submit():
         with problems(form):
             limits.check("password", request.remote_addr or "unknown", per_minute=TRIES)
-            users.change_password(gate.current_user().id, form.current.data, form.password.data)
-            _end_others()
+            users.change_password(
+                gate.current_user().id,
+                form.current.data,
+                form.password.data,
+                session_id=_here().session_id,
+            )
             return redirect_done("/account", "Your password is changed. Other browsers are signed out.")
     return _page(form)
 
@@ -54,23 +59,24 @@ def password() -> ResponseReturnValue:
 @gate.admin_page(Role.VIEWER)
 def sign_out_elsewhere() -> ResponseReturnValue:
     """End all sign-ins but this one."""
-    _end_others()
+    here = _here()
+    sessions.end_others(here.user.id, here.session_id)
     return redirect_done("/account", "You are signed in here alone.")
 
 
-def _end_others() -> None:
+def _here() -> sessions.Identity:
     here = gate.current_sign_in()
-    if here is not None:
-        sessions.end_others(here.user.id, here.session_id)
+    if here is None:
+        raise NotFound
+    return here
 
 
 def _page(form: PasswordForm) -> ResponseReturnValue:
-    here = gate.current_sign_in()
     return render(
         "console/account/show.html",
         title="Your account",
         form=form,
         sign_ins=sessions.list_live(gate.current_user().id),
-        here=here.session_id if here else None,
+        here=_here().session_id,
         memberships=gate.memberships(),
     )

@@ -61,7 +61,7 @@ def list_(workspace: Workspace) -> ResponseReturnValue:
 @bp.route("/w/<workspace>/members/invite", methods=["GET", "POST"])
 @gate.page(Role.ADMIN)
 def invite(workspace: Workspace) -> ResponseReturnValue:
-    """Make somebody a member, and a link for who is new."""
+    """Make a link by which somebody becomes a member."""
     form = InviteForm()
     form.role.choices = _choices()
     if form.validate_on_submit():
@@ -175,8 +175,6 @@ def _still_there(workspace: Workspace, user_id: str) -> MemberDetails | None:
 
 
 def _invited(workspace: Workspace, made: Invitation) -> ResponseReturnValue:
-    if made.secret is None:
-        return redirect_done(_list_url(workspace), f"{made.user.email} is a member, and signs in as before.")
     session[_SHOWN_ONCE] = [made.user.public_id, made.secret]
     return redirect_done(url_for("members.invited", workspace=workspace.slug, user_id=made.user.public_id))
 

@@ -13,6 +13,7 @@ from app import limits
 from app.access import audit, links, setup, users
 from app.models import User
 from app.web.console import gate
+from app.web.console.forms import confirm_form
 from app.web.console.view import problems, render_bare
 
 log = logging.getLogger(__name__)
@@ -76,8 +77,10 @@ def login() -> ResponseReturnValue:
 def link(secret: str) -> ResponseReturnValue:
     """Sign in by a one-time link: a page with a button, so that a look at the link does not use it up."""
     _charge("sign-in", request.remote_addr or "unknown", TRIES_PER_ADDRESS)
-    user = links.find(secret)
-    form = OtherPasswordForm() if user.password_hash else FirstPasswordForm()
+    found = links.find(secret)
+    if found.needs_sign_in:
+        return _join(found, secret)
+    form = OtherPasswordForm() if found.user.password_hash else FirstPasswordForm()
     if form.validate_on_submit():
         with problems(form):
             return _let_in(links.use(secret, form.password.data or None), "/", "link")
@@ -85,9 +88,28 @@ def link(secret: str) -> ResponseReturnValue:
         "console/session/link.html",
         title="Sign in",
         form=form,
-        email=user.email,
+        email=found.user.email,
         secret=secret,
-        is_new=not user.password_hash,
+        is_new=not found.user.password_hash,
+    )
+
+
+def _join(found: links.Link, secret: str) -> ResponseReturnValue:
+    """The invitation of somebody who has an account: accepted by who is signed in with it."""
+    here = gate.current_sign_in()
+    form = confirm_form()
+    if here is not None and here.user.id == found.user.id and form.validate_on_submit():
+        with problems(form):
+            links.use(secret, signed_in_as=here.user.id)
+            return redirect("/" if found.workspace is None else f"/w/{found.workspace.slug}/", 303)
+    return render_bare(
+        "console/session/join.html",
+        title="Invitation",
+        form=form,
+        email=found.user.email,
+        place=found.workspace,
+        here=here.user.email if here else None,
+        secret=secret,
     )
 
 

@@ -1,11 +1,13 @@
 """Members: invited by a one-time link, and nobody reaches above their own role."""
 
 import pytest
+import sqlalchemy as sa
 
 from app.access import links, members, sessions, users, workspaces
 from app.access.people import memberships_of
-from app.models import Role, User
-from tests.web.console.conftest import Console, make_user
+from app.database import db, transaction
+from app.models import Member, Role, User
+from tests.web.console.conftest import Console, make_user, words_of
 
 #: A role below it may do none of these.
 NEEDS_ADMIN = ("members/invite", "members/{}/role", "members/{}/remove", "members/{}/sign-out")
@@ -27,7 +29,7 @@ def test_an_invitation_is_a_link_that_is_shown_once(console: Console) -> None:
     url = page.texts(".secret")[0]
     assert page.title == "new@test.example is invited"
     assert url.startswith("http://127.0.0.1:5000/login/link/")
-    assert links.find(url.rpartition("/")[2]).email == "new@test.example"
+    assert links.find(url.rpartition("/")[2]).user.email == "new@test.example"
     assert again.all(".secret") == []
     assert "/login/link/" not in shown.headers["Location"]
 
@@ -43,27 +45,97 @@ def test_the_invited_person_gets_in_with_the_role(console: Console) -> None:
     assert console.page("members").is_disabled("Invite somebody")
 
 
-def test_somebody_with_a_password_needs_no_link(console: Console) -> None:
+def test_somebody_with_an_account_joins_signed_in_and_not_before(console: Console) -> None:
+    ann = make_user(Role.VIEWER, workspaces.create("other"))
+    _set_a_password(ann)
+    path = _invite(console, ann.email, "admin")
+    before = memberships_of(ann.id)
+
+    console.post("/logout")
+    by_nobody, taken_by_nobody = console.page(path), console.post(path, password="correct horse battery")
+    console.sign_in(Role.OWNER)
+    taken_by_another = console.post(path)
+    console.become(ann)
+    joined = console.follow(console.post(path))
+
+    assert [one.workspace.slug for one in before] == ["other"]
+    assert "Sign in with it, and open the link again." in by_nobody.text
+    assert (taken_by_nobody.status_code, taken_by_another.status_code) == (200, 200)
+    assert joined.answer.request.path == "/w/default/"
+    assert [one.role for one in memberships_of(ann.id)] == [Role.ADMIN, Role.VIEWER]
+    assert users.authenticate(ann.email, "correct horse battery") is None
+
+
+def test_who_takes_an_address_first_in_another_workspace_gets_nothing_here(console: Console) -> None:
+    # Somebody who administers another workspace invites the address, and uses the link.
     other = workspaces.create("other")
-    users.create("ann@test.example", "correct horse battery", workspace_id=other.id)
+    ahead = members.invite(other.id, "ann@test.example", Role.VIEWER, by=Role.ADMIN)
+    path = _invite(console, "ann@test.example", "owner")
+    links.use(ahead.secret, "correct horse battery")
+
+    console.become(ahead.user)
+    answer = console.get("members")
+    others_link = console.post(path, password="another horse battery")
+    joined = memberships_of(ahead.user.id)
+
+    # The link that was handed to the true Ann is what makes a member here; nobody else has it.
+    assert answer.status_code == 404
+    assert others_link.status_code == 303
+    assert [one.workspace.slug for one in joined] == ["default", "other"]
+
+
+def _invite(console: Console, email: str, role: str) -> str:
+    """Invite as an owner; the path of the link."""
+    console.sign_in(Role.OWNER)
+    page = console.follow(console.post("members/invite", email=email, role=role))
+    return page.texts(".secret")[0].removeprefix("http://127.0.0.1:5000")
+
+
+def _set_a_password(user: User) -> None:
+    with transaction():
+        db.session.execute(sa.update(User).where(User.id == user.id).values(password_hash="not empty"))
+
+
+def test_each_workspace_has_a_link_of_its_own_for_who_is_new(console: Console) -> None:
+    other = workspaces.create("other")
+    theirs = members.invite(other.id, "ann@test.example", Role.VIEWER, by=Role.ADMIN)
+    path = _invite(console, "ann@test.example", "admin")
+    console.post("/logout")
+
+    console.post(path, password="correct horse battery")
+    here = memberships_of(theirs.user.id)
+    links.use(theirs.secret, signed_in_as=theirs.user.id)
+
+    assert [one.workspace.slug for one in here] == ["default"]
+    assert [one.workspace.slug for one in memberships_of(theirs.user.id)] == ["default", "other"]
+
+
+def test_an_invitation_that_was_taken_back_lets_nobody_in(console: Console) -> None:
+    path = _invite(console, "ann@test.example", "admin")
+    ann = users.by_email("ann@test.example")
+    assert ann is not None
+
+    console.post(f"members/{ann.public_id}/remove")
+
+    assert console.get(path).status_code == 404
+
+
+def test_somebody_who_works_elsewhere_too_is_not_signed_out_from_here(console: Console, bob: User) -> None:
+    secret = sessions.begin(bob.id, "127.0.0.1", "test")
+    with transaction():
+        other = workspaces.create("other")
+        db.session.add(Member(user_id=bob.id, workspace_id=other.id, role=Role.VIEWER))
     console.sign_in(Role.OWNER)
 
-    page = console.follow(console.post("members/invite", email="ann@test.example", role="operator"))
+    page = console.post_page(f"members/{bob.public_id}/sign-out")
 
-    assert "ann@test.example is a member, and signs in as before." in page.text
-
-
-def test_no_link_is_made_for_somebody_whom_another_workspace_invited(console: Console) -> None:
-    other = workspaces.create("other")
-    invited = members.invite(other.id, "ann@test.example", Role.OWNER, by=Role.OWNER)
-    console.sign_in(Role.OWNER)
-
-    page = console.follow(console.post("members/invite", email="ann@test.example", role="viewer"))
-    again = console.post(f"members/{invited.user.public_id}/invite-again")
-
-    assert page.all(".secret") == []
-    assert again.status_code == 409
-    assert links.find(invited.secret or "").id == invited.user.id
+    assert page.status == 422
+    assert "works in another workspace too" in page.text
+    assert sessions.find(secret) is not None
+    row = console.page("members").one(f'tr[data-key="{bob.public_id}"]')
+    assert [words_of(tag) for tag in row.select("[aria-disabled=true]")] == [
+        "Sign out… (works in another workspace too)"
+    ]
 
 
 def test_inviting_twice_makes_one_member(console: Console) -> None:

@@ -198,6 +198,33 @@ def test_a_person_changes_the_password_and_is_signed_out_elsewhere(console: Cons
     assert sessions.find(elsewhere) is None
 
 
+def test_a_password_is_changed_with_all_that_follows_or_not_at_all(
+    console: Console, ann: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = sessions.begin(ann.id, "192.0.2.7", "another browser")
+    console.become(ann)
+    monkeypatch.setattr(sessions, "_end", _fail)
+
+    with pytest.raises(RuntimeError):
+        users.change_password(ann.id, PASSWORD, "another horse battery", session_id=0)
+
+    assert users.authenticate(ann.email, PASSWORD) is not None
+    assert sessions.find(elsewhere) is not None
+
+
+def _fail(_which: object) -> int:
+    raise RuntimeError
+
+
+def test_a_new_password_by_a_link_ends_all_sign_ins_before(console: Console, ann: User) -> None:
+    elsewhere = sessions.begin(ann.id, "192.0.2.7", "another browser")
+
+    console.post(f"/login/link/{links.create(ann.id)}", password="another horse battery")
+
+    assert console.get("members").status_code == 200
+    assert sessions.find(elsewhere) is None
+
+
 def test_a_person_sees_where_they_are_signed_in_and_ends_the_others(console: Console, ann: User) -> None:
     elsewhere = sessions.begin(ann.id, "192.0.2.7", "another browser")
     console.become(ann)
