@@ -22,7 +22,7 @@ from app.errors import RemoteInvalid, RemoteUnreachable
 from app.federation import identity, outside
 from app.models import Connection, Peer, PeerKey
 from app.protocol.canonical import check_message, loads
-from app.protocol.errors import KeyUntrusted, Overloaded, Problem
+from app.protocol.errors import InvalidRequest, KeyUntrusted, Overloaded, Problem, invalid
 from app.protocol.keys import (
     KeyRecord,
     KeyStatus,
@@ -50,6 +50,10 @@ LOOKUPS = threading.BoundedSemaphore(4)
 #: A document is read again after this; one that could not be read, after that (§2: at least daily).
 REFRESH_AFTER_MS = 20 * 3_600_000
 REFRESH_AGAIN_MS = 600_000
+#: Keys that are kept of one peer: the rotations of 20 years, one a month.
+MAX_PINNED = 256
+#: A retired key may be forgotten, if room is needed, when what it signed was refused as too old for so long.
+FORGET_AFTER_MS = 30 * 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +194,14 @@ def pin(fetched: FetchedDocument) -> Peer:
 def write_keys(peer_id: int, records: Sequence[KeyRecord]) -> None:
     """Add or update pinned keys, inside the caller's transaction.
 
-    Whether they are trusted was decided before.
+    Whether they are trusted was decided before. A peer has MAX_PINNED at most: for a new one beyond, that
+    which was retired first goes. Raises InvalidRequest if none of them is so old that nothing signed by it
+    is taken any more.
     """
     rows = {
         row.key_id: row for row in db.session.scalars(sa.select(PeerKey).where(PeerKey.peer_id == peer_id))
     }
+    _make_room(rows, {record.key_id for record in records})
     for record in records:
         row = rows.get(record.key_id)
         if row is None:
@@ -212,6 +219,27 @@ def write_keys(peer_id: int, records: Sequence[KeyRecord]) -> None:
     db.session.flush()
 
 
+def _make_room(rows: dict[str, PeerKey], wanted: set[str]) -> None:
+    """Forget retired keys that are too old to matter, as far as the wanted ones need their place.
+
+    Revoked ones stay: they must never come back.
+    """
+    excess = len(rows.keys() | wanted) - MAX_PINNED
+    if excess <= 0:
+        return
+    over_ms = clock.now_ms() - FORGET_AFTER_MS
+    old = [
+        row
+        for row in rows.values()
+        if row.status is KeyStatus.RETIRED and (row.not_after or 0) < over_ms and row.key_id not in wanted
+    ]
+    if len(old) < excess:
+        raise invalid("/payload/keys", f"at most {MAX_PINNED} keys are kept here")
+    for row in sorted(old, key=lambda row: (row.not_after or 0, row.id))[:excess]:
+        db.session.delete(rows.pop(row.key_id))
+        log.info("peer.key_forgotten", extra={"peer_id": row.peer_id, "key_id": row.key_id})
+
+
 def adopt_key(instance_id: str, key_id: str) -> list[PinnedKey]:
     """Look for an unknown key in the documents of the peers that have this instanceId (§2).
 
@@ -224,8 +252,7 @@ def adopt_key(instance_id: str, key_id: str) -> list[PinnedKey]:
             continue
         with transaction():
             trusted = trusted_records(instance_id, pinned_records(peer.id), fetched.document.keys)
-            if trusted:
-                write_keys(peer.id, trusted)
+            if trusted and _can_write(peer.id, trusted):
                 log.info(
                     "peer.keys_adopted",
                     extra={"peer_id": peer.id, "key_ids": [record.key_id for record in trusted]},
@@ -392,8 +419,19 @@ def _takes_over(peer: Peer, fetched: FetchedDocument) -> bool:
     key = fetched.document.active_key()
     if known.get(key.key_id) != key.fingerprint:
         return False
-    write_keys(peer.id, trusted)
+    if not _can_write(peer.id, trusted):
+        return False
     _note_document(peer, fetched)
+    return True
+
+
+def _can_write(peer_id: int, records: Sequence[KeyRecord]) -> bool:
+    """Add keys of a document; False if there are too many already, and nothing is changed."""
+    try:
+        write_keys(peer_id, records)
+    except InvalidRequest as problem:
+        log.warning("peer.too_many_keys", extra={"peer_id": peer_id, "detail": problem.detail})
+        return False
     return True
 
 

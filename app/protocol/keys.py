@@ -39,6 +39,8 @@ from app.protocol.members import (
 
 #: Most records in a document or in `keys.changed` (§1.1).
 MAX_KEYS = 16
+#: Most pinned keys that may sign: a document has no room for more, and one active and one next are enough.
+MAX_LIVE_KEYS = 16
 MAX_PEM = 4096
 
 
@@ -388,7 +390,7 @@ def merge_changed_keys(
     """All records after `keys.changed`: the pinned ones, updated, then the new ones (§2).
 
     InvalidRequest if a record changes algorithm or key, comes back from revoked, or is new
-    without a valid vouch, or if not exactly one key is active afterwards.
+    without a valid vouch, or if afterwards not exactly one key is active, or too many are to follow it.
     """
     known = {record.key_id: record for record in pinned}
     merged = dict(known)
@@ -397,8 +399,11 @@ def merge_changed_keys(
             _check_update(known[record.key_id], record, f"{pointer}/{i}")
         merged[record.key_id] = record
     _check_vouches(instance_id, known, merged, pointer)
-    if [record.status for record in merged.values()].count(KeyStatus.ACTIVE) != 1:
+    statuses = [record.status for record in merged.values()]
+    if statuses.count(KeyStatus.ACTIVE) != 1:
         raise invalid(pointer, "exactly one key is active")
+    if statuses.count(KeyStatus.NEXT) >= MAX_LIVE_KEYS:
+        raise invalid(pointer, f"at most {MAX_LIVE_KEYS} keys are active or next")
     return list(merged.values())
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+import sqlalchemy as sa
 
 from app import clock
 from app.database import db, transaction
@@ -10,7 +11,7 @@ from app.federation import connections, identity, lifecycle, peers, sending
 from app.federation.controls import queue_control
 from app.models import ControlOut, ControlState, Peer, PeerKey, SigningKey
 from app.protocol.control import ControlType, KeysChanged
-from app.protocol.errors import InvalidState
+from app.protocol.errors import InvalidRequest, InvalidState
 from app.protocol.keys import Algorithm, KeyRecord, KeyStatus, generate, seal, vouch
 from tests.federation.conftest import Pair, Side
 
@@ -195,3 +196,43 @@ def test_a_document_is_read_daily_and_its_unvouched_keys_are_not_pinned(
     connected.beta.do(peers.refresh, peer.id)
 
     assert len(connected.beta.rows(PeerKey)) == 1
+
+
+def record(number: int, status: KeyStatus, not_after: int | None = None) -> KeyRecord:
+    """A key of a peer; nobody holds its private half."""
+    fingerprint = f"{number:064x}"
+    return KeyRecord(f"k-{number}", Algorithm.ED25519, "a key", fingerprint, status, 0, not_after)
+
+
+def test_a_peer_that_rotates_without_end_has_so_many_keys_pinned_and_the_newest(
+    connected: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "MAX_PINNED", 8)
+    with connected.beta.app.app_context():
+        peer = db.session.scalars(sa.select(Peer)).one()
+        mine = peers.pinned_records(peer.id)
+        for number in range(1, 2 * peers.MAX_PINNED):
+            with transaction():
+                peers.write_keys(peer.id, [record(number, KeyStatus.RETIRED, number)])
+        kept = peers.pinned_records(peer.id)
+
+    assert len(kept) == peers.MAX_PINNED
+    assert kept[: len(mine)] == mine
+    assert kept[-1].key_id == f"k-{2 * peers.MAX_PINNED - 1}"
+
+
+@pytest.mark.parametrize("status", [KeyStatus.REVOKED, KeyStatus.RETIRED], ids=str)
+def test_a_key_that_still_matters_is_kept_and_the_next_one_refused(
+    connected: Pair, status: KeyStatus
+) -> None:
+    with connected.beta.app.app_context():
+        peer = db.session.scalars(sa.select(Peer)).one()
+        left = peers.MAX_PINNED - len(peers.pinned_records(peer.id))
+        keys = [record(number, status, clock.now_ms()) for number in range(left)]
+        with transaction():
+            peers.write_keys(peer.id, keys)
+
+        with transaction(), pytest.raises(InvalidRequest):
+            peers.write_keys(peer.id, [record(left, KeyStatus.NEXT)])
+
+        assert len(peers.pinned_records(peer.id)) == peers.MAX_PINNED

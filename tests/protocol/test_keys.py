@@ -231,6 +231,17 @@ def test_change_that_breaks_a_rule_is_refused():
     assert keys.merge_changed_keys(INSTANCE, [old, revoked], [good]) == [old, revoked, good]
 
 
+def test_keys_that_may_sign_are_not_announced_without_end():
+    old, private = make()
+    following = [keys.vouch(INSTANCE, make(KeyStatus.NEXT)[0], old.key_id, private) for _ in range(16)]
+
+    pinned = keys.merge_changed_keys(INSTANCE, [old], following[:15])
+
+    assert len(pinned) == 16
+    with pytest.raises(InvalidRequest):
+        keys.merge_changed_keys(INSTANCE, pinned, following[15:])
+
+
 def test_document_may_not_swap_the_key_of_a_pinned_id():
     pinned, _ = make()
     forged, forged_private = make()
