@@ -226,13 +226,13 @@ def grants_for(workspace_id: int) -> list[tuple[int, str]]:
     Suspended connections count: their deliveries are held.
     """
     asked = {"workspace": workspace_id, "now": clock.now_ms()}
-    return [(row[0], row[1]) for row in db.session.execute(_GRANTS_FOR, asked)]
+    return [(row[0], row[1]) for row in db.session.connection().execute(_GRANTS_FOR, asked)]
 
 
 def granted_patterns(connection_id: int) -> list[str]:
     """The patterns that may be sent over a connection now."""
     asked = {"connection": connection_id, "now": clock.now_ms()}
-    return list(db.session.execute(_GRANTED_PATTERNS, asked).scalars())
+    return list(db.session.connection().execute(_GRANTED_PATTERNS, asked).scalars())
 
 
 def accepted_patterns(connection_id: int, now_ms: int) -> list[str]:
@@ -242,7 +242,7 @@ def accepted_patterns(connection_id: int, now_ms: int) -> list[str]:
     was cancelled until 15 s after the peer knew.
     """
     asked = {"connection": connection_id, "now": now_ms}
-    return list(db.session.execute(_ACCEPTED_PATTERNS, asked).scalars())
+    return list(db.session.connection().execute(_ACCEPTED_PATTERNS, asked).scalars())
 
 
 def is_auto_granted(pattern: str) -> bool:
