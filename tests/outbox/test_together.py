@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from app.outbox import together
 from app.outbox.together import Together
 
 
@@ -70,3 +71,27 @@ def test_a_turn_that_fails_fails_for_all_in_it_and_for_nobody_else() -> None:
             one.result(10)
 
     assert crowd.place.do(5) == 25
+
+
+def test_after_two_crowded_turns_the_next_waits_for_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(together, "GATHER_S", 10.0)
+    crowd = Crowd(waiting=5, most=100)
+    for one in crowd.rest:
+        one.result(10)
+
+    with ThreadPoolExecutor(5) as pool:
+        results = list(pool.map(crowd.place.do, range(5)))
+
+    assert results == [0, 1, 4, 9, 16]
+    assert [len(turn) for turn in crowd.turns] == [1, 5, 5]
+
+
+def test_whoever_is_expected_and_does_not_come_is_not_waited_for_again() -> None:
+    crowd = Crowd(waiting=5, most=100)
+    for one in crowd.rest:
+        one.result(10)
+
+    results = [crowd.place.do(n) for n in (6, 7, 8)]
+
+    assert results == [36, 49, 64]
+    assert [len(turn) for turn in crowd.turns] == [1, 5, 1, 1, 1]
