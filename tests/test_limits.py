@@ -74,6 +74,45 @@ def test_tokens_come_back_with_time(app: Flask) -> None:
         assert 450 <= limits.check("publish", "t", 0, per_second=1000).remaining <= 1000
 
 
+def test_of_a_large_bucket_some_is_taken_ahead_and_what_is_left_is_told_to_the_token(app: Flask) -> None:
+    with app.app_context():
+        left = [limits.check("publish", "t", 1, per_minute=60_000).remaining for _ in range(3)]
+        there = limits.redis_client().hget("tidings:limit:publish:t", "tokens")
+
+    assert left == [59_999, 59_998, 59_997]
+    assert float(there) == 60_000 - 1 - 600
+
+
+def test_what_was_taken_ahead_is_not_spent_later(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    with app.app_context():
+        limits.check("publish", "t", 1, per_minute=60_000)
+        later = limits.time.monotonic() + 1
+        monkeypatch.setattr(limits.time, "monotonic", lambda: later)
+
+        limits.check("publish", "t", 1, per_minute=60_000)
+        there = limits.redis_client().hget("tidings:limit:publish:t", "tokens")
+
+    assert float(there) < 60_000 - 2 * 601 + 100
+
+
+def test_below_half_nothing_is_taken_ahead(app: Flask) -> None:
+    with app.app_context():
+        limits.check("publish", "t", 30_001, per_minute=60_000)
+        limits.check("publish", "t", 1, per_minute=60_000)
+        there = limits.redis_client().hget("tidings:limit:publish:t", "tokens")
+
+    assert 29_998 <= float(there) < 30_100
+
+
+def test_a_bucket_whose_limit_was_changed_is_asked_for_anew(app: Flask) -> None:
+    with app.app_context():
+        limits.check("publish", "t", 1, per_minute=60_000)
+
+        allowance = limits.check("publish", "t", 2, per_minute=2)
+
+    assert (allowance.limit, allowance.remaining) == (2, 0)
+
+
 def test_headers_tell_policy_and_rest(app: Flask) -> None:
     with app.app_context():
         allowance = limits.check("publish", "t", 15, per_minute=60)
