@@ -12,6 +12,7 @@ import logging
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, TextIO
 
 import orjson
@@ -79,14 +80,21 @@ class ConsoleLines(logging.Formatter):
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    fields = {name: _shown(name, value) for name, value in vars(record).items() if name not in _STANDARD}
+    fields = {
+        name: _MASK if _is_secret(name) else _shown(value)
+        for name, value in vars(record).items()
+        if name not in _STANDARD
+    }
     current = request_id.get()
     return {"request_id": current, **fields} if current else fields
 
 
-def _shown(name: str, value: Any) -> Any:
-    if any(word in name.lower() for word in _SECRET_WORDS):
-        return _MASK
+@lru_cache(maxsize=512)
+def _is_secret(name: str) -> bool:
+    return any(word in name.lower() for word in _SECRET_WORDS)
+
+
+def _shown(value: Any) -> Any:
     if isinstance(value, bytes):
         value = value.decode("utf-8", "backslashreplace")
     return value[:_FIELD_CHARACTERS] if isinstance(value, str) else value
