@@ -26,6 +26,8 @@ MAX_RANGES = 10_000
 #: Reason that `missing` gives for numbers that nobody has accounted for.
 NOT_COME = "missing"
 
+_DAY_MS = 86_400_000
+
 #: Reason of a gap that we declared ourselves: asked for three times in vain.
 LOST = "lost"
 
@@ -142,12 +144,29 @@ def _within(ranges: Iterable[Range], bounds: Range) -> list[Range]:
 
 
 def _note_gaps(stream: Stream, ranges: Iterable[Range], reason: str) -> None:
+    """Keep gaps. Neighbours of the same reason are one."""
     now = now_ms()
-    db.session.add_all(
-        StreamGap(stream_id=stream.id, from_sequence=first, to_sequence=last, reason=reason, created_at=now)
-        for first, last in ranges
-    )
-    db.session.flush()
+    for first, last in ranges:
+        gaps = sa.select(StreamGap).where(StreamGap.stream_id == stream.id)
+        before = gaps.where(StreamGap.from_sequence < first).order_by(StreamGap.from_sequence.desc())
+        after = gaps.where(StreamGap.from_sequence > last).order_by(StreamGap.from_sequence)
+        gap = StreamGap(
+            stream_id=stream.id, from_sequence=first, to_sequence=last, reason=reason, created_at=now
+        )
+        for neighbour in (db.session.scalar(query.limit(1)) for query in (before, after)):
+            if neighbour is not None and _are_one(gap, neighbour):
+                gap.from_sequence = min(gap.from_sequence, neighbour.from_sequence)
+                gap.to_sequence = max(gap.to_sequence, neighbour.to_sequence)
+                db.session.delete(neighbour)
+        db.session.add(gap)
+        db.session.flush()
+
+
+def _are_one(gap: StreamGap, other: StreamGap) -> bool:
+    """Whether the two lie side by side and say the same. When numbers were lost is shown by the day."""
+    is_beside = gap.to_sequence + 1 == other.from_sequence or other.to_sequence + 1 == gap.from_sequence
+    same_day = gap.created_at // _DAY_MS == other.created_at // _DAY_MS
+    return is_beside and gap.reason == other.reason and (gap.reason != LOST or same_day)
 
 
 def _reopen(stream: Stream, ranges: Sequence[Range], reason: str | None = None) -> list[Range]:

@@ -2,6 +2,8 @@
 
     events, deliveries, attempts     RETENTION_DAYS after they ended; never what is open
     incoming events                  RETENTION_DAYS after they came; a trace stays, so a repeat is a duplicate
+    gaps of streams                  as long as traces, and so many of an epoch; epochs in which nothing came:
+                                     the newest
     control messages of ours, ended replays, operations and comparisons     RETENTION_DAYS
     idempotency keys                 24 hours
     keys, dedupe ids, answers to control messages     kept as the protocol wants it, longer
@@ -112,6 +114,8 @@ def _walks(before_ms: int, pace: Pace) -> Iterator[Iterator[int]]:
         yield _incoming_events(workspace_id, before_ms, pace)
     yield _attempts(before_ms, pace)
     yield _until_none(incoming.purge_traces, pace)
+    yield _until_none(incoming.purge_gaps, pace)
+    yield _epochs(pace)
     yield _ended(IdempotencyKey, IdempotencyKey.created_at, clock.now_ms() - IDEMPOTENCY_MS, pace)
     closed = ControlOut.state.not_in(OPEN_CONTROL)
     yield _ended(ControlOut, ControlOut.created_at, before_ms, pace, closed)
@@ -137,6 +141,13 @@ def _attempts(before_ms: int, pace: Pace) -> Iterator[int]:
         piece = pace.take(partial(outgoing.purge_attempts, before_ms, place))
         place = piece.next
         yield piece.deleted
+
+
+def _epochs(pace: Pace) -> Iterator[int]:
+    after: int | None = 0
+    while after is not None:
+        deleted, after = pace.take(partial(incoming.purge_epochs, after))
+        yield deleted
 
 
 def _until_none(purge_some: Callable[[int], int], pace: Pace) -> Iterator[int]:

@@ -14,7 +14,7 @@ from app.inbox import replays
 from app.inbox import stream as streams
 from app.inbox.receive import handle_incoming_event
 from app.inbox.retention import purge_events
-from app.models import Connection, Direction, PeerKey, Subscription
+from app.models import Connection, Direction, PeerKey, StreamGap, Subscription
 from app.protocol.errors import (
     ConnectionClosed,
     ConnectionSuspended,
@@ -401,6 +401,30 @@ def test_a_gap_accounts_for_its_numbers_and_is_told(scene, take):
 
     assert stream().contiguous == 3
     assert streams.missing(stream()) == [(2, 3, "expired"), (4, 4, "missing")]
+
+
+def test_gaps_side_by_side_are_kept_as_one_for_each_reason(scene, take):
+    take({1: scene.peer.event()})
+    told = [(2, 2, "expired"), (4, 4, "expired"), (3, 3, "expired"), (5, 6, "refused"), (7, 7, "refused")]
+
+    with transaction():
+        for first, last, reason in told:
+            streams.gap_told(scene.connection.id, EPOCH, first, last, reason)
+
+    assert streams.missing(stream()) == [(2, 4, "expired"), (5, 7, "refused")]
+    assert len(db.session.scalars(sa.select(StreamGap)).all()) == 2
+    assert stream().contiguous == 7
+
+
+def test_an_event_that_comes_in_the_middle_of_joined_gaps_leaves_the_rest(scene, take):
+    take({1: scene.peer.event()})
+    with transaction():
+        for number in range(2, 7):
+            streams.gap_told(scene.connection.id, EPOCH, number, number, "expired")
+
+    take({4: scene.peer.event()})
+
+    assert streams.missing(stream()) == [(2, 3, "expired"), (5, 6, "expired")]
 
 
 def test_a_heartbeat_shows_a_lost_tail(scene, take):

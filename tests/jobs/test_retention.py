@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from app import clock, queue
 from app.database import db, transaction
+from app.inbox import retention as incoming
 from app.inbox import traces
 from app.jobs import retention
 from app.models import (
@@ -15,12 +16,15 @@ from app.models import (
     ControlOut,
     ControlState,
     Delivery,
+    Direction,
     Event,
     EventStatus,
     EventTrace,
     IdempotencyKey,
     Operation,
     OperationKind,
+    Stream,
+    StreamGap,
 )
 from app.outbox import operations
 from app.outbox import retention as outgoing
@@ -253,3 +257,58 @@ def test_a_trace_knows_its_event_under_another_key(scene):
     assert trace.is_of(event)
     assert trace.is_of(parse_event(other))
     assert not trace.is_of(parse_event(changed))
+
+
+def add_epoch(scene, number):
+    """An epoch that the peer spoke of."""
+    with transaction():
+        stream = Stream(
+            connection_id=scene.connection.id,
+            direction=Direction.INCOMING,
+            epoch=str(uuid.UUID(int=number)),
+            head_sequence=5,
+            created_at=clock.now_ms(),
+        )
+        db.session.add(stream)
+    return stream.id
+
+
+def add_gaps(stream_id, *numbers, days=0):
+    with transaction():
+        for number in numbers:
+            db.session.add(
+                StreamGap(
+                    stream_id=stream_id,
+                    from_sequence=number,
+                    to_sequence=number,
+                    reason="expired",
+                    created_at=ago(days),
+                )
+            )
+
+
+def test_of_the_epochs_in_which_nothing_came_the_newest_stay(scene, monkeypatch):
+    monkeypatch.setattr(incoming, "EPOCHS_KEPT", 3)
+    epochs = [add_epoch(scene, number) for number in range(8)]
+    add_gaps(epochs[0], 1, 3)
+    add_event(scene.workspace.id, connection=scene.connection, stream_id=epochs[2], sequence=1)
+
+    purge()
+
+    assert [stream.id for stream in left(Stream)] == [epochs[2], *epochs[-3:]]
+    assert left(StreamGap) == []
+
+
+def test_gaps_go_when_they_are_old_and_when_they_are_too_many(scene, monkeypatch):
+    monkeypatch.setattr(incoming, "GAPS_KEPT", 3)
+    crowded, other = add_epoch(scene, 1), add_epoch(scene, 2)
+    add_gaps(crowded, *range(1, 20, 2))
+    add_gaps(other, 1, days=399)
+    add_gaps(other, 3, days=401)
+
+    purge()
+
+    assert [(gap.stream_id, gap.from_sequence) for gap in left(StreamGap)] == [
+        *((crowded, number) for number in (15, 17, 19)),
+        (other, 1),
+    ]
