@@ -1,9 +1,13 @@
 """Looking at processes from outside: CPU time, memory, and the yardstick."""
 
 import os
+import resource
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+from app.config import ROOT
 from app.protocol.keys import Algorithm, generate, load_private_key
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -18,6 +22,14 @@ def signatures_per_second(for_s: float = 1.0) -> float:
         key.sign(b"x" * 1_000)
         made += 1
     return made / took
+
+
+def cpu_of_help_s() -> float:
+    """CPU seconds of `flask --help`, which loads no more than the list of commands."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "flask", "--help"], cwd=ROOT, capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def descendants(root: int) -> list[int]:

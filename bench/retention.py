@@ -19,8 +19,8 @@ from app.config import Config
 from app.database import db
 from app.jobs import retention
 from bench import rows as many
-from bench.__main__ import Figure, _show, running_pair
-from bench.work import Pair
+from bench.figure import Figure
+from bench.work import Pair, running_pair
 
 #: Of an app that signs nothing.
 _SECRET = "-" * 32
@@ -70,10 +70,10 @@ def measure(engine: str, rows: int, events: int) -> list[Figure]:
     return [
         Figure(engine, f"old events deleted, of {rows:,}", "/s", rows / seconds, None, False),
         Figure(engine, "longest piece of a deletion", "ms", pace.longest_s * 1000, LONGEST_MS, True),
-        Figure(engine, "lone event, p50, before", "ms", p50, None, True),
-        Figure(engine, "lone event, p50, while deleting, to before", "x", p50_during / p50, SLOWER, True),
-        Figure(engine, "lone event, p99, before", "ms", p99, None, True),
-        Figure(engine, "lone event, p99, while deleting", "ms", p99_during, LONGEST_MS, True),
+        Figure(engine, "lone event before a deletion, p50", "ms", p50, None, True),
+        Figure(engine, "lone event while deleting, p50 to before", "x", p50_during / p50, SLOWER, True),
+        Figure(engine, "lone event before a deletion, p99", "ms", p99, None, True),
+        Figure(engine, "lone event while deleting, p99", "ms", p99_during, LONGEST_MS, True),
     ]
 
 
@@ -86,7 +86,7 @@ def main() -> int:
     options = parser.parse_args()
     for engine in options.engine or ("sqlite", "postgresql"):
         for figure in measure(engine, options.rows, options.events):
-            _show(figure)
+            figure.show()
     return 0
 
 

@@ -114,17 +114,15 @@ def outgoing(
     # Far above what the instance itself numbers meanwhile.
     common["attempts"] = _top(engine, "attempt") + 1_000 if attempts else -1
     for bounds in _pieces(first, rows):
+        after = _top(engine, "event")
         with engine.begin() as connection:
-            after = connection.scalar(sa.text("SELECT coalesce(max(id), 0) FROM event"))
             _run(connection, statement, common | bounds)
             if attempts:
                 _run(connection, _of(engine, _ATTEMPTS), common | bounds)
             _run(connection, _of(engine, _DELIVERIES), common | {"after": after})
     if attempts and engine.dialect.name == "postgresql":
         with engine.begin() as connection:
-            _run(
-                connection, "SELECT setval(pg_get_serial_sequence('attempt', 'id'), max(id)) FROM attempt", {}
-            )
+            _run(connection, _NUMBERED_ON, {})
 
 
 def incoming(engine: Engine, place: Place, kind: Kind, rows: int, days: float) -> None:

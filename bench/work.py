@@ -6,10 +6,11 @@ cost the instance that is measured.
 
 import http.client
 import json
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 import sqlalchemy as sa
 
 from bench import probe
+from tests import engines
 from tests.e2e.instance import Instance
 
 EVENT_TYPE = "bench.w1"
@@ -79,10 +81,15 @@ class Pair:
         #: The publisher's database.
         self.database = sa.create_engine(_driver(url))
         self.connections: list[str] = []
+        #: Seconds from `flask up` to `ready`.
+        self.ready_s = 0.0
 
     def start(self) -> "Pair":
-        """Start both."""
+        """Start both, and note how long the publisher took in a folder that was initialised."""
+        self.alpha.token = self.alpha.cli("init", "-o", "json")["token"]
+        started = time.perf_counter()
         self.alpha.start()
+        self.ready_s = time.perf_counter() - started
         self.beta.start()
         return self
 
@@ -155,8 +162,12 @@ class Pair:
         if failures:
             raise failures[0]
 
-    def lone_events(self, number: int, warm_up: int = 20) -> list[float]:
-        """ms from the publish call to the recorded ack, of events that come one at a time."""
+    def lone_events(self, number: int, warm_up: int | None = None) -> list[float]:
+        """ms from the publish call to the recorded ack, of events that come one at a time.
+
+        warm_up: how many go before and do not count; None for a tenth, and 3 at least.
+        """
+        warm_up = max(3, number // 10) if warm_up is None else warm_up
         body, took = json.dumps(_event(0)).encode(), []
         with self._client() as call, self.database.connect() as connection:
             for _ in range(warm_up + number):
@@ -251,6 +262,22 @@ class Pair:
             yield call
         finally:
             connection.close()
+
+
+@contextmanager
+def running_pair(engine: str, **environ: str) -> Iterator[Pair]:
+    """Two instances on an engine, with folders and databases that go away; environ: of the publisher."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidings-bench-")))
+        urls: list[str] = []
+        if engine == "postgresql":
+            # As durable as PostgreSQL is by default.
+            server = stack.enter_context(engines.postgresql(durable=True))
+            urls = [server.url(server.create()) for _ in range(2)]
+        pair = Pair(folder, urls)
+        pair.alpha.environ.update(environ)
+        stack.callback(pair.stop)
+        yield pair.start()
 
 
 def publish_body(event_type: str, size: int) -> bytes:

@@ -15,6 +15,8 @@ from app.models import Direction
 from app.outbox import deliver
 from app.outbox.deliver import drain
 from app.outbox.publish import NewEvent, publish_events
+from app.reports.deliveries import list_deliveries
+from app.reports.event_log import get_event_messages
 from bench import rows
 from tests.exchange import RemotePeer, Scene, connect, make_scene, subscribe
 from tests.inbox.conftest import receive_batch_of
@@ -125,3 +127,46 @@ def _scanned(plan: str) -> list[str]:
 def _cost(line: str) -> float:
     found: Any = re.search(r"cost=[\d.]+\.\.([\d.]+)", line)
     return float(found[1])
+
+
+#: Lists whose filter a planner could believe to fit every so-many-th row, and the index that has it.
+FILTERED: dict[str, tuple[Callable[[Scene], Any], str]] = {
+    "events that came": (
+        lambda scene: get_event_messages(scene.workspace.id, direction="incoming"),
+        "workspace_id_direction",
+    ),
+    "events of a type": (
+        lambda scene: get_event_messages(scene.workspace.id, event_type="bench.came"),
+        "workspace_id_event_type",
+    ),
+    "events of a status": (
+        lambda scene: get_event_messages(scene.workspace.id, status="dead"),
+        "workspace_id_status",
+    ),
+    "events over a connection": (
+        lambda scene: get_event_messages(
+            scene.workspace.id, connection_id=scene.connection.public_id, direction="incoming"
+        ),
+        "connection_id_id",
+    ),
+    "deliveries of a connection": (
+        lambda scene: list_deliveries(scene.workspace.id, connection_id=scene.connection.public_id),
+        "connection_id_id",
+    ),
+    "deliveries of a status": (
+        lambda scene: list_deliveries(scene.workspace.id, status="dead"),
+        "workspace_id_state",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILTERED)
+def test_a_list_with_a_filter_is_read_by_the_index_that_has_it(scene: Scene, name: str) -> None:
+    ask, index = FILTERED[name]
+
+    with statements() as seen:
+        ask(scene)
+    db.session.rollback()
+    [plan] = [explained(*found) for found in seen if "ORDER BY" in found[0] and "count(" not in found[0]]
+
+    assert index in plan

@@ -49,7 +49,9 @@ def list_deliveries(
     connection = None if connection_id is None else row_number(workspace_id, connection_id)
     if connection is None and connection_id is not None:
         return Page([], None, False)
-    query = _shown().where(Delivery.workspace_id == workspace_id)
+    # As a sum where the rows are found by their connection: it is in no index (`event_named`).
+    workspace = Delivery.workspace_id if connection is None else Delivery.workspace_id + 0
+    query = _shown().where(workspace == workspace_id)
     if error is not None:
         query = query.where(Delivery.error_code == error)
     if status in ("held", "pending"):

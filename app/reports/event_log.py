@@ -175,7 +175,7 @@ def _went_over(
     workspace_id: int, chosen: EventFilter, connection_id: int, place: int, limit: int
 ) -> list[_Listed]:
     query = (
-        _events(workspace_id, chosen, (Event.direction, Direction.OUTGOING))
+        _events(workspace_id, chosen, Event.direction, by_workspace=False)
         .add_columns(Delivery.id.label("place"))
         .join(Delivery, Delivery.event_id == Event.id)
         .where(Event.direction == Direction.OUTGOING)
@@ -238,7 +238,8 @@ def _ordered(
         (Event.direction, chosen.direction),
     ]
     lead = next(((column, value) for column, value in parts if value is not None), None)
-    query = _events(workspace_id, chosen, lead)
+    by_workspace = connection_id is None
+    query = _events(workspace_id, chosen, lead[0] if lead else None, by_workspace=by_workspace)
     if lead is not None:
         return by_index(query, *lead, Event.id, after, newest_first=newest_first)
     if after is not None:
@@ -247,16 +248,21 @@ def _ordered(
 
 
 def _events(
-    workspace_id: int, chosen: EventFilter, lead: tuple[Any, Any] | None
+    workspace_id: int, chosen: EventFilter, but_for: Any, *, by_workspace: bool
 ) -> sa.Select[*tuple[Any, ...]]:
-    """The events of the filter, but for the connection and what the order of the list takes care of."""
-    query = _shown().where(Event.workspace_id == workspace_id)
+    """The events of the filter, but for the connection and one column, which the order takes care of.
+
+    by_workspace: whether an index of the workspace may be used; else it is compared as a sum, as in
+    `event_named`, since the rows of a connection are found by the connection alone.
+    """
+    workspace = Event.workspace_id if by_workspace else Event.workspace_id + 0
+    query = _shown().where(workspace == workspace_id)
     for column, value in (
         (Event.direction, chosen.direction),
         (Event.event_type, chosen.event_type),
         (Event.status, chosen.status),
     ):
-        if value is not None and (lead is None or lead[0] is not column):
+        if value is not None and column is not but_for:
             query = query.where(column == value)
     if chosen.created_after is not None:
         query = query.where(Event.created_at >= chosen.created_after)
