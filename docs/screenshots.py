@@ -6,21 +6,34 @@ A real instance with the history of `flask seed`, seen by the system's Chromium 
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.browser import browser as browsers
 from tests.e2e.instance import Instance
 
 IMAGES = Path(__file__).parent / "images"
 
-#: Name of the picture, and the page.
-PAGES = {
-    "overview": "/w/seeded/",
-    "connections": "/w/seeded/connections",
-    "subscriptions": "/w/seeded/subscriptions",
-    "events": "/w/seeded/events",
-    "dead-letters": "/w/seeded/dead-letters",
-    "keys": "/admin/keys",
-    "jobs": "/admin/jobs",
+
+class Picture(NamedTuple):
+    """A page, and the link on it that leads to the one that is meant; empty if it is the page itself."""
+
+    page: str
+    link: str = ""
+
+
+#: Name of the picture, and what it shows.
+PICTURES = {
+    "overview": Picture("/w/seeded/"),
+    "connections": Picture("/w/seeded/connections"),
+    "request": Picture("/w/seeded/connections?show=in", "#connections a.main"),
+    "subscriptions": Picture("/w/seeded/subscriptions"),
+    "events": Picture("/w/seeded/events"),
+    "proof": Picture("/w/seeded/events?q=direction:out+status:delivered", "#events a.main"),
+    "dead-letters": Picture("/w/seeded/dead-letters"),
+    "send-again": Picture("/w/seeded/dead-letters", "#groups a[data-dialog]"),
+    "keys": Picture("/admin/keys"),
+    "jobs": Picture("/admin/jobs"),
+    "members": Picture("/w/seeded/members"),
 }
 
 #: A picture is no larger, bytes.
@@ -55,9 +68,11 @@ def _take(instance: Instance, scheme: str) -> list[Path]:
         browsers.visit(browser, instance.base_url, color_scheme=scheme, viewport=size) as visitor,
     ):
         visitor.sign_in()
-        for name, page in PAGES.items():
+        for name, picture in PICTURES.items():
             path = IMAGES / f"{name}-{scheme}.png"
-            visitor.open(page)
+            visitor.open(picture.page)
+            if picture.link:
+                visitor.open(visitor.page.locator(picture.link).first.get_attribute("href") or "")
             visitor.page.screenshot(path=path)
             if path.stat().st_size > MOST:
                 large.append(path)

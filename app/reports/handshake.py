@@ -167,10 +167,9 @@ def _reachable(connection: Connection) -> Step:
 def _accepted(connection: Connection) -> Step:
     ours = connection.direction is Direction.OUTGOING
     if connection.activated_at is not None:
-        return Step(
-            "Accepted", "ok", connection.activated_at, evidence=f"by {'them' if ours else 'us'}, "
-            f"{connection.version or ''}".strip(", ")
-        )  # fmt: skip
+        by = f"by {'them' if ours else 'us'}"
+        version = f", protocol {connection.version}" if connection.version else ""
+        return Step("Accepted", "ok", connection.activated_at, evidence=by + version)
     if connection.status in ENDED:
         return Step("Accepted", "bad", connection.closed_at, evidence=connection.status.value)
     return Step("Accepted", "wait", wait=f"waits for {'them' if ours else 'you'}")
@@ -204,11 +203,19 @@ def _first_ack(connection: Connection, event: Step) -> Step:
         .limit(1)
     ).first()
     if row is not None and row.delivered_at is not None:
-        took = f"{row.delivered_at - row.created_at:,} ms later"
+        took = f"{_length(row.delivered_at - row.created_at)} later"
         return Step("First ack", "ok", row.delivered_at, took, "signed by them, verified here")
     if event.at is not None and event.evidence.endswith("from them"):
         return Step("First ack", "ok", event.at, evidence="signed by us, in the answer")
     return Step("First ack", "todo")
+
+
+def _length(took_ms: int) -> str:
+    """`44 ms`, `12 s`, `7 min`, `5 h`, `3 d`."""
+    for unit, size_ms in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1_000)):
+        if took_ms >= size_ms:
+            return f"{took_ms // size_ms} {unit}"
+    return f"{took_ms} ms"
 
 
 def next_step(connection: Connection, waiting: int) -> Next:

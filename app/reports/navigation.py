@@ -29,7 +29,8 @@ class Counts:
     requests: int
     approvals: int
     key_reviews: int
-    waiting: int
+    pending: int
+    sending: int
     dead: int
 
     def by_entry(self) -> dict[str, Count]:
@@ -39,17 +40,17 @@ class Counts:
                 _text(self.requests + self.key_reviews), "wait", _noun(self.requests, "request to review")
             ),
             "subscriptions": Count(_text(self.approvals), "wait", "to approve"),
-            "deliveries": Count(_text(self.waiting), "off", "waiting"),
+            "deliveries": Count(_text(self.pending + self.sending), "off", "waiting"),
             "dead_letters": Count(_text(self.dead), "bad", _noun(self.dead, "dead letter")),
         }
         return {name: count for name, count in entries.items() if count.text != "0"}
 
 
-NOTHING = Counts(0, 0, 0, 0, 0)
+NOTHING = Counts(0, 0, 0, 0, 0, 0)
 
 
 def counts(workspace_id: int) -> Counts:
-    """The counts of a workspace, in one statement of five capped parts."""
+    """The counts of a workspace, in one statement of six capped parts."""
     connections = sa.select(Connection.id).where(Connection.workspace_id == workspace_id)
     deliveries = sa.select(Delivery.id).where(Delivery.workspace_id == workspace_id)
     approvals = sa.select(Subscription.id).where(
@@ -62,6 +63,7 @@ def counts(workspace_id: int) -> Counts:
         approvals,
         connections.where(Connection.status == ConnectionStatus.ACTIVE, Connection.key_review.is_(True)),
         deliveries.where(Delivery.state == DeliveryState.PENDING),
+        deliveries.where(Delivery.state == DeliveryState.SENDING),
         deliveries.where(Delivery.state == DeliveryState.DEAD),
     )
     capped = [
@@ -71,7 +73,7 @@ def counts(workspace_id: int) -> Counts:
 
 
 def _text(value: int) -> str:
-    return f"{value}+" if value >= CAP else str(value)
+    return f"{CAP}+" if value >= CAP else str(value)
 
 
 def _noun(value: int, noun: str) -> str:

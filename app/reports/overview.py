@@ -371,7 +371,7 @@ def _dead_letters(workspace_id: int) -> Iterator[Attention]:
     share = "" if most == number == 1 else "all: " if most == number else f"{most} of {of}: "
     more = f"{COUNT_CAP:,}+" if number > COUNT_CAP else f"{number:,}"
     words = f"{more} dead letter{'' if number == 1 else 's'}"
-    yield Attention(Kind.DEAD_LETTERS, words, f"{share}{visible(name)}, {code or 'no reason kept'}")
+    yield Attention(Kind.DEAD_LETTERS, words, f"{share}{visible(name)}, {spoken(code) or 'no reason kept'}")
 
 
 def _holes(workspace_id: int) -> Iterator[Attention]:

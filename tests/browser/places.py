@@ -4,7 +4,7 @@ import re
 
 from tests.browser.browser import Visit
 
-#: Pages that the navigation does not lead to; CONNECTION and EVENT stand for one of each.
+#: Pages that the navigation does not lead to; REQUEST, CONNECTION and EVENT stand for one of each.
 MORE = (
     "/w/seeded/events/publish",
     "/w/seeded/events?q=type:nobody.says.this",
@@ -19,6 +19,8 @@ MORE = (
     "/w/seeded/subscriptions/new",
     "/w/seeded/tokens/new",
     "/w/seeded/members/invite",
+    "REQUEST",
+    "REQUEST/verify",
     "CONNECTION",
     "CONNECTION/verify",
     "CONNECTION/differ",
@@ -48,7 +50,11 @@ def paths(visitor: Visit, *, asking: bool = True) -> list[str]:
     visitor.open("/w/seeded/")
     links = hrefs(visitor, "nav.rail a.nav-item")
     more = "\n".join(MORE)
-    for word, where in (("CONNECTION", "connections"), ("EVENT", "events?q=direction:out")):
+    for word, where in (
+        ("REQUEST", "connections?show=in"),
+        ("CONNECTION", "connections?show=active"),
+        ("EVENT", "events?q=direction:out"),
+    ):
         visitor.open(f"/w/seeded/{where}")
         found = hrefs(visitor, "main a")
         more = more.replace(word, next(path for path in found if re.search(r"/[0-9a-f-]{36}(\?|$)", path)))
@@ -69,10 +75,10 @@ def questions(visitor: Visit, known: list[str]) -> dict[str, str]:
 
 
 def kind_of(path: str) -> str:
-    """What a link asks, without of what: `/w/seeded/connections/*/disconnect`."""
-    path = re.sub(r"/(?=[^/]*\d)[\w.-]{8,}", "/*", path.partition("?")[0])
-    act = re.search(r"(?:\?|&)act=(\w+)", path)
-    return path + (f"?act={act[1]}" if act else "")
+    """What a link asks, without of what: `/w/…/connections/*/disconnect`."""
+    page, _, query = path.partition("?")
+    act = re.search(r"(?:^|&)act=(\w+)", query)
+    return re.sub(r"/(?=[^/]*\d)[\w.-]{8,}", "/*", page) + (f"?act={act[1]}" if act else "")
 
 
 def hrefs(visitor: Visit, selector: str) -> list[str]:

@@ -109,7 +109,7 @@ def test_dead_letters_name_what_most_of_them_died_of(scene: Scene) -> None:
     [item] = overview.attention(scene.workspace.id)
 
     assert (item.kind, item.what) == (Kind.DEAD_LETTERS, "3 dead letters")
-    assert item.why == "2 of them: Peer, payload_invalid"
+    assert item.why == "2 of them: Peer, payload invalid"
 
 
 def test_a_count_ends_one_beyond_its_cap(scene: Scene) -> None:

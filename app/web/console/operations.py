@@ -283,7 +283,7 @@ def _then(kind: OperationKind, receiver: Receiver) -> str:
     if receiver.obstacle:
         return f"held: {receiver.obstacle}"
     if receiver.is_probed:
-        return "one probe carries the first at once; the others follow if it is answered"
+        return "one request carries the first at once; the others follow when it is answered"
     if receiver.failures:
         return "tried at once: a retry ends the wait after failures"
     return "sent at once"
@@ -301,7 +301,7 @@ def _warning(receiver: Receiver) -> str:
     if receiver.obstacle:
         return f"which gets nothing now: {receiver.obstacle}."
     if receiver.is_probed:
-        return "which does not answer. They wait until a probe succeeds, and no attempt is used up."
+        return "which does not answer. They wait until one request is answered, and use up no attempts."
     if receiver.failures:
         return f"which fails: the last {receiver.failures} requests in a row did."
     return ""
