@@ -117,11 +117,6 @@ def refusal_of_events(connection: Connection, now_ms: int) -> Problem | None:
     return None
 
 
-def takes_events(connection: Connection, now_ms: int) -> bool:
-    """Whether new events may come in over this connection now."""
-    return refusal_of_events(connection, now_ms) is None
-
-
 #: Columns of a wait after failures, as they are while there is none.
 NO_WAIT: dict[str, Any] = {
     "failures": 0,

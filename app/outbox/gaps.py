@@ -28,17 +28,6 @@ def tell(connection_id: int, numbers: Iterable[tuple[int, int]], reason: GapReas
             queue_control(connection, ControlType.GAP, Gap(epoch, first, last, reason))
 
 
-def note_erased(connection_id: int, numbers: Iterable[tuple[int, int]]) -> None:
-    """Announce that these (stream id, sequence) were deleted before the peer acknowledged them.
-
-    For whoever erases deliveries, retention first of all: call it in the transaction of the deletion, for
-    numbered deliveries that were still waiting (pending, sending). Those that the peer acknowledged or
-    refused, or that it was told of when they were given up, need no word now: a replay that asks for their
-    numbers is answered with a gap (`erased`) by itself, since they are not there.
-    """
-    tell(connection_id, numbers, GapReason.ERASED)
-
-
 def runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
     """Ascending numbers as ranges, both ends included: 1, 2, 3, 7 are (1, 3) and (7, 7)."""
     found: list[tuple[int, int]] = []

@@ -325,24 +325,6 @@ def _parse_entry(value: object, pointer: str) -> BatchEntry:
     return BatchEntry(sequence, event.message_id, event.digest, event, None, replay_id)
 
 
-def batch_to_wire(
-    batch_id: str,
-    connection_id: str,
-    stream_epoch: str,
-    events: Iterable[tuple[int, bytes, str | None]],
-) -> bytes:
-    """The request body of a batch from (sequence, signed event, replayId or None), unparsed."""
-    entries = b",".join(
-        b'{"event":%b,"sequence":%d}' % (event, sequence)
-        if replay_id is None
-        else b'{"event":%b,"replayId":"%b","sequence":%d}' % (event, replay_id.encode("ascii"), sequence)
-        for sequence, event, replay_id in events
-    )
-    head = f'{{"batchId":"{batch_id}","connectionId":"{connection_id}","events":['
-    tail = f'],"streamEpoch":"{stream_epoch}"}}'
-    return head.encode("ascii") + entries + tail.encode("ascii")
-
-
 # Acks
 
 

@@ -55,8 +55,3 @@ def holes(coverage: Coverage, head: int) -> list[Range]:
     if start <= head:
         found.append((start, head))
     return found
-
-
-def is_covered(coverage: Coverage, number: int) -> bool:
-    """Whether the number is accounted for."""
-    return number <= coverage.contiguous or any(first <= number <= last for first, last in coverage.ranges)

@@ -8,9 +8,6 @@ from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-from app.models import EventStatus
-from app.protocol.states import ConnectionStatus
-
 #: Rows counted for `waiting` at most; beyond it the number says "this many or more".
 WAITING_CAP = 100_000
 
@@ -290,8 +287,3 @@ class Check(TypedDict):
     detail: str
     #: What to do about it; empty while all is well.
     fix: str
-
-
-#: Kept beside the words above, so that a new state cannot be forgotten here.
-CONNECTION_STATUSES: tuple[str, ...] = tuple(ConnectionStatus)
-EVENT_STATUSES: tuple[str, ...] = tuple(EventStatus)

@@ -6,24 +6,16 @@ to parse and verify.
 """
 
 from functools import partial
-from urllib.parse import quote
 
 from app import clock
-from app.protocol.canonical import loads
-from app.protocol.errors import Problem
 from app.protocol.http_signature import new_nonce, sign_request
-from app.protocol.keys import KeyRecord, parse_key_record
 from app.protocol.messages import MAX_DOCUMENT_BYTES
 from app.protocol.signing import Signer
 from app.transport.address import parse_origin
 from app.transport.client import DEADLINE_S, MAX_ANSWER_BYTES, Answer, Client
-from app.transport.errors import AnswerBroken, InvalidOrigin
+from app.transport.errors import InvalidOrigin
 
 DOCUMENT_PATH = "/.well-known/tidings-instance"
-KEY_PATH = "/api/v1/federation/keys/"
-
-#: Largest key record: a PEM of 4096 characters, and room for members that nobody knows yet.
-MAX_KEY_BYTES = 16 * 1024
 
 
 def fetch_document(client: Client, base_url: str, *, deadline_s: float = DEADLINE_S) -> tuple[bytes, Answer]:
@@ -31,29 +23,6 @@ def fetch_document(client: Client, base_url: str, *, deadline_s: float = DEADLIN
     url = _url(base_url, DOCUMENT_PATH)
     answer = client.get(url, max_bytes=MAX_DOCUMENT_BYTES, deadline_s=deadline_s)
     return answer.body, answer
-
-
-def fetch_key(
-    client: Client, base_url: str, key_id: str, *, deadline_s: float = DEADLINE_S
-) -> KeyRecord | None:
-    """The record of one key, None if the peer knows no such key (404).
-
-    The record is well-formed and its fingerprint is its key's; that the peer's identity stands behind it
-    is not said. Raises AnswerBroken for any other answer.
-    """
-    url = _url(base_url, KEY_PATH + quote(key_id, safe=""))
-    answer = client.get(url, max_bytes=MAX_KEY_BYTES, deadline_s=deadline_s)
-    if answer.status == 404:
-        return None
-    if answer.status != 200:
-        raise AnswerBroken(f"answered {answer.status} instead of a key record", status=answer.status)
-    try:
-        record = parse_key_record(loads(answer.body))
-    except Problem as problem:
-        raise AnswerBroken(f"the key record is not valid: {problem.detail}", status=200) from problem
-    if record.key_id != key_id:
-        raise AnswerBroken(f"the key record is of {record.key_id}, not of {key_id}", status=200)
-    return record
 
 
 def send_signed(

@@ -163,10 +163,10 @@ def test_what_comes_in_is_taken_until_the_peer_knows_of_the_suspension(connected
 
     now_ms = clock.now_ms()
     assert not lifecycle.is_sending(suspended)
-    assert lifecycle.takes_events(suspended, now_ms)
-    assert not lifecycle.takes_events(suspended, now_ms + lifecycle.GRACE_MS + 1)
+    assert lifecycle.refusal_of_events(suspended, now_ms) is None
+    assert lifecycle.refusal_of_events(suspended, now_ms + lifecycle.GRACE_MS + 1) is not None
     connected.settle()
-    assert not lifecycle.takes_events(connected.alpha.connection(), now_ms)
+    assert lifecycle.refusal_of_events(connected.alpha.connection(), now_ms) is not None
 
 
 def test_what_comes_in_is_taken_from_the_accept_on(pair: Pair) -> None:
@@ -176,7 +176,7 @@ def test_what_comes_in_is_taken_from_the_accept_on(pair: Pair) -> None:
     accepted = pair.beta.do(connections.accept, pair.beta.connection().id)
 
     assert accepted.status == ConnectionStatus.PENDING
-    assert lifecycle.takes_events(accepted, clock.now_ms())
+    assert lifecycle.refusal_of_events(accepted, clock.now_ms()) is None
 
 
 def test_a_resume_that_was_overtaken_by_a_suspension_changes_nothing(connected: Pair) -> None:
@@ -345,7 +345,7 @@ def test_a_pause_holds_one_direction_and_is_told_to_nobody(connected: Pair) -> N
     paused = connected.alpha.do(connections.pause, connection_id, Direction.OUTGOING)
     assert (paused.paused_outgoing, paused.paused_incoming) == (True, False)
     assert not lifecycle.is_sending(paused)
-    assert lifecycle.takes_events(paused, clock.now_ms())
+    assert lifecycle.refusal_of_events(paused, clock.now_ms()) is None
 
     going = connected.alpha.do(connections.unpause, connection_id)
     assert lifecycle.is_sending(going)

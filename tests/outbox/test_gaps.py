@@ -8,7 +8,7 @@ from app.database import db, transaction
 from app.federation import streams
 from app.models import ControlOut, Direction
 from app.outbox import deliver, gaps
-from app.protocol.control import MAX_GAP
+from app.protocol.control import MAX_GAP, GapReason
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_what_is_erased_before_it_came_is_told_with_its_epoch(scene, publish):
     stream = streams.newest(scene.connection.id, Direction.OUTGOING)
 
     with transaction():
-        gaps.note_erased(scene.connection.id, [(stream.id, 3), (stream.id, 1), (stream.id, 2)])
+        gaps.tell(scene.connection.id, [(stream.id, 3), (stream.id, 1), (stream.id, 2)], GapReason.ERASED)
 
     [body] = db.session.scalars(sa.select(ControlOut.body).where(ControlOut.type == "gap"))
     assert orjson.loads(body)["payload"] == {

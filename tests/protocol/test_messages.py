@@ -248,23 +248,6 @@ def test_batch_is_read_with_its_events(ed25519_signer):
     ]
 
 
-def test_batch_is_written_from_signed_events_as_they_are(ed25519_signer):
-    event = messages.parse_event(builders.event(ed25519_signer, messageId=builders.MESSAGE))
-
-    wire = messages.batch_to_wire(
-        builders.OTHER,
-        builders.CONNECTION,
-        builders.EPOCH,
-        [(1, event.to_wire(), None), (2, event.to_wire(), builders.EPOCH)],
-    )
-
-    batch = messages.parse_event_batch(loads(wire), max_events=2)
-    assert [(entry.sequence, entry.replay_id, entry.event) for entry in batch.entries] == [
-        (1, None, event),
-        (2, builders.EPOCH, event),
-    ]
-
-
 def test_bad_event_in_a_good_envelope_is_the_problem_of_its_entry(ed25519_signer):
     good = builders.event(ed25519_signer)
     deep: dict = {}

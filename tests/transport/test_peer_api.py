@@ -1,7 +1,5 @@
 """The calls to a peer: what they ask for, how they sign, what they make of the answer."""
 
-import json
-
 import pytest
 
 from app import clock
@@ -10,7 +8,6 @@ from app.protocol.keys import Algorithm, generate, load_private_key, load_public
 from app.protocol.signing import Signer
 from app.transport import peer_api
 from app.transport.errors import (
-    AnswerBroken,
     AnswerTooLarge,
     DeadlineExceeded,
     InvalidOrigin,
@@ -28,19 +25,6 @@ def signer_of(key):
 
 def origin_of(server):
     return f"http://127.0.0.1:{server.port}"
-
-
-def record_of(key, **other):
-    record = {
-        "keyId": key.key_id,
-        "algorithm": "ed25519",
-        "publicKeyPem": key.public_key_pem,
-        "fingerprint": key.fingerprint,
-        "status": "active",
-        "notBefore": 1767225600000,
-        "notAfter": None,
-    }
-    return json.dumps(record | other).encode()
 
 
 # Documents
@@ -88,55 +72,6 @@ def test_a_document_that_moved_is_not_followed(serve, client):
 def test_an_origin_in_another_spelling_is_refused(client, base_url):
     with pytest.raises(InvalidOrigin):
         peer_api.fetch_document(client, base_url)
-
-
-# Keys
-
-
-def test_a_key_is_read_by_its_id(serve, client):
-    key = KEYS[Algorithm.ED25519]
-    server = serve(always(answer(record_of(key))))
-
-    record = peer_api.fetch_key(client, origin_of(server), key.key_id)
-
-    assert (record.key_id, record.fingerprint) == (key.key_id, key.fingerprint)
-    assert server.requests[0].line == f"GET /api/v1/federation/keys/{key.key_id} HTTP/1.1"
-
-
-def test_a_key_that_the_peer_does_not_know_is_none(serve, client):
-    server = serve(always(answer(status="404 Not Found")))
-
-    assert peer_api.fetch_key(client, origin_of(server), "k-1") is None
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        pytest.param(answer(status="500 Oops"), id="a failure"),
-        pytest.param(answer(b"<html>"), id="no JSON"),
-        pytest.param(answer(b'{"keyId": "k-1"}'), id="no record"),
-        pytest.param(answer(record_of(KEYS[Algorithm.ED25519], keyId="k-2")), id="another key"),
-        pytest.param(
-            answer(record_of(KEYS[Algorithm.ED25519], keyId="k-1", fingerprint="0" * 64)),
-            id="a false fingerprint",
-        ),
-    ],
-)
-def test_anything_but_the_record_is_a_broken_answer(serve, client, reply):
-    server = serve(always(reply))
-
-    with pytest.raises(AnswerBroken) as caught:
-        peer_api.fetch_key(client, origin_of(server), "k-1")
-
-    assert caught.value.status == int(reply[9:12])
-
-
-def test_a_key_id_cannot_change_the_path(serve, client):
-    server = serve(always(answer(status="404 Not Found")))
-
-    peer_api.fetch_key(client, origin_of(server), "a/../b?c#d e")
-
-    assert server.requests[0].line == "GET /api/v1/federation/keys/a%2F..%2Fb%3Fc%23d%20e HTTP/1.1"
 
 
 # Signed requests
