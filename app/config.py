@@ -181,6 +181,13 @@ def _data_dir(text: str) -> Path:
 
 _ORIGINS = "origins (scheme://host[:port]) separated by commas"
 
+
+def _synchronous(text: str) -> str:
+    if text.upper() not in ("NORMAL", "FULL"):
+        raise ValueError(text)
+    return text.upper()
+
+
 SETTINGS: tuple[Setting, ...] = (
     Setting(
         "BASE_URL",
@@ -272,6 +279,15 @@ SETTINGS: tuple[Setting, ...] = (
         "The database.",
         _database_url,
         "SQLite in `DATA_DIR`",
+    ),
+    Setting(
+        "SQLITE_SYNCHRONOUS",
+        "word",
+        "NORMAL",
+        "NORMAL or FULL",
+        "FULL: SQLite waits for the disk with every commit, so that a power cut costs none. "
+        "PostgreSQL always does.",
+        _synchronous,
     ),
     Setting(
         "REDIS_URL",
@@ -388,6 +404,8 @@ class Config:
     secret_key_previous: str | None = field(repr=False)
     #: As SQLAlchemy takes it.
     database_url: str = field(repr=False)
+    #: NORMAL or FULL.
+    sqlite_synchronous: str
     #: Empty: the embedded server in `data_dir`.
     redis_url: str = field(repr=False)
     #: Absolute.

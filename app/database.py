@@ -38,7 +38,6 @@ BUSY_TIMEOUT_S = 15
 #: quarter as often: a page that many transactions change is then written once for all of them.
 _PRAGMAS = (
     "journal_mode=WAL",
-    "synchronous=NORMAL",
     "foreign_keys=ON",
     "temp_store=MEMORY",
     "wal_autocheckpoint=4000",
@@ -77,12 +76,26 @@ def state_column(states: type[StrEnum]) -> sa.Enum:
 RowId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
-def engine_options(url: str) -> dict[str, Any]:
-    """Options of the SQLAlchemy engine for a database URL."""
+class _Connection(sqlite3.Connection):
+    """A connection that does not wait for the disk with each commit, but at each checkpoint."""
+
+    synchronous = "NORMAL"
+
+
+class _Synchronous(_Connection):
+    """A connection that waits for the disk with each commit."""
+
+    synchronous = "FULL"
+
+
+def engine_options(url: str, synchronous: str = _Connection.synchronous) -> dict[str, Any]:
+    """Options of the SQLAlchemy engine for a database URL; synchronous: NORMAL or FULL, for SQLite."""
     # A statement that fails is logged with its text alone: its parameters have payloads and keys in them.
     common = {"hide_parameters": True}
     if url.startswith("sqlite"):
-        return common | {"connect_args": {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}}
+        kind = _Synchronous if synchronous == _Synchronous.synchronous else _Connection
+        arguments = {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False, "factory": kind}
+        return common | {"connect_args": arguments}
     # No ping before each use, which would be a round trip: `_leave_dead_ones` looks at the socket instead.
     return common | {"pool_pre_ping": False, "pool_size": 20, "max_overflow": 40, "pool_recycle": 1800}
 
@@ -153,6 +166,8 @@ def _configure_sqlite(dbapi_connection: Any, _record: Any) -> None:
     for pragma in _PRAGMAS:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000}")
+    synchronous = getattr(dbapi_connection, "synchronous", _Connection.synchronous)
+    cursor.execute(f"PRAGMA synchronous={synchronous}")
     cursor.close()
 
 

@@ -96,6 +96,7 @@ def test_redis_is_reached_in_every_documented_way(tmp_path: Path, url: str) -> N
         ("DATABASE_URL", "postgresql://host:port/db"),
         ("DATABASE_URL", "sqlite://"),
         ("DATABASE_URL", "sqlite:///:memory:"),
+        ("SQLITE_SYNCHRONOUS", "OFF"),
         ("REDIS_URL", "http://a"),
         ("REDIS_URL", "redis://"),
         ("REDIS_URL", "redis://a/x"),

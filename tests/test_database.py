@@ -1,15 +1,15 @@
-"""The connections to the database: what lay in the pool while PostgreSQL was restarted is not used."""
+"""The connections to the database: how they are set up, and that dead ones are not used."""
 
 import pytest
 import sqlalchemy as sa
 from flask import Flask
 
 from app.database import db, transaction
+from tests.conftest import MakeApp
 from tests.engines import OwnPostgreSQL, PostgreSQL
 
-pytestmark = pytest.mark.parametrize("engine", ["postgresql"])
 
-
+@pytest.mark.parametrize("engine", ["postgresql"])
 def test_the_first_transactions_after_a_restart_of_postgresql_go_through(
     app: Flask, postgresql: PostgreSQL
 ) -> None:
@@ -24,6 +24,17 @@ def test_the_first_transactions_after_a_restart_of_postgresql_go_through(
         written = db.session.scalar(sa.text("SELECT 1"))
 
     assert (read, written) == (0, 1)
+
+
+@pytest.mark.parametrize("engine", ["sqlite"])
+@pytest.mark.parametrize("asked, number", [("NORMAL", 1), ("full", 2)])
+def test_sqlite_waits_for_the_disk_as_it_is_set_to(make_app: MakeApp, asked: str, number: int) -> None:
+    app = make_app(SQLITE_SYNCHRONOUS=asked)
+
+    with app.app_context():
+        found = db.session.scalar(sa.text("PRAGMA synchronous"))
+
+    assert found == number
 
 
 def _restart(server: PostgreSQL) -> None:
