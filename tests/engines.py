@@ -167,7 +167,7 @@ class UsedDatabases:
 
     def give_back(self, name: str) -> None:
         """Take all rows out of it, whoever is still connected; or drop it, if its schema is another now."""
-        connection = self._connections[name]
+        connection = self._connection(name)
         connection.execute(_END_OTHERS)
         if self._schema(connection) == self._schemas[name]:
             connection.execute(_EMPTY)
@@ -182,9 +182,16 @@ class UsedDatabases:
 
     def _make(self) -> str:
         name = self._server.create(self._template)
-        self._connections[name] = psycopg.connect(self._server.url(name), autocommit=True)
-        self._schemas[name] = self._schema(self._connections[name])
+        self._schemas[name] = self._schema(self._connection(name))
         return name
+
+    def _connection(self, name: str) -> psycopg.Connection:
+        """The connection to it that is kept; another one if a test has restarted the server."""
+        with contextlib.suppress(psycopg.OperationalError, KeyError):
+            self._connections[name].execute("SELECT 1")
+            return self._connections[name]
+        self._connections[name] = psycopg.connect(self._server.url(name), autocommit=True)
+        return self._connections[name]
 
     def _drop(self, name: str) -> None:
         self._connections.pop(name).close()
