@@ -1,8 +1,9 @@
 """Rate limits: token buckets in Redis, one script call each.
 
 A bucket holds as many tokens as its window allows (a second's or a minute's worth) and fills evenly. Whoever
-takes more than is there is told to the second when there will be enough. If Redis is away everybody passes:
-refusing all would turn a hiccup of the cache into an outage.
+takes more than is there is told to the second when there will be enough. While Redis is away each process
+counts for itself: refusing all would turn a hiccup of the cache into an outage, and letting all pass would
+let whoever guesses passwords guess without end.
 
 Of a large bucket that is more than half full a process takes a hundredth ahead, and spends that within a
 quarter of a second without asking: a question costs as much as a tenth of a call. What it does not spend is
@@ -13,11 +14,13 @@ import logging
 import math
 import threading
 import time
+from collections import OrderedDict
 from typing import NamedTuple, cast
 
 import redis
 from flask import current_app
 
+from app import clock
 from app.protocol.errors import RateLimited
 from app.queue import redis_client
 
@@ -25,6 +28,8 @@ log = logging.getLogger(__name__)
 
 #: How often a failure of Redis is logged, in seconds.
 _LOG_EVERY_S = 60.0
+#: Buckets that a process keeps while Redis is away.
+_OWN_BUCKETS = 10_000
 
 #: Part of a bucket that is taken ahead, and how long that may be spent, in seconds.
 _AHEAD_PART = 100
@@ -107,7 +112,8 @@ def check(
         taken, remaining, wait_ms, got_ahead = _run(name, limit, window_s, cost, ahead if cost < ahead else 0)
     except redis.RedisError as error:
         _log_once(error)
-        return Allowance(bucket, limit, window_s, limit, 0)
+        taken, remaining, wait_ms = _OWN.take(name, limit, window_s, cost)
+        got_ahead = 0
     if got_ahead:
         kept.put(name, limit, got_ahead, remaining)
         remaining += got_ahead
@@ -156,6 +162,34 @@ def _run(key: str, limit: int, window_s: int, cost: int, ahead: int) -> tuple[in
         script = current_app.extensions["tidings-limits"] = redis_client().register_script(_SCRIPT)
     args: list[int | str] = [limit, repr(limit / window_s / 1000), cost, ahead]
     return cast(tuple[int, int, int, int], script(keys=[key], args=args))
+
+
+class _OwnBuckets:
+    """The buckets of this process, for while Redis is away. As many as are in use; the idlest go first."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def take(self, key: str, limit: int, window_s: int, cost: int) -> tuple[int, int, int]:
+        """As the script: 1 if taken, tokens left, milliseconds until there are enough."""
+        rate = limit / window_s / 1000
+        now_ms = clock.monotonic() * 1000
+        with self._lock:
+            tokens, at_ms = self._kept.pop(key, (float(limit), now_ms))
+            tokens = min(limit, tokens + (now_ms - at_ms) * rate)
+            wanted = min(cost, limit)
+            taken = tokens >= wanted
+            if taken:
+                tokens -= cost
+            self._kept[key] = (tokens, now_ms)
+            if len(self._kept) > _OWN_BUCKETS:
+                self._kept.popitem(last=False)
+        wait_ms = 0 if taken else math.ceil((wanted - tokens) / rate)
+        return int(taken), max(0, math.floor(tokens)), wait_ms
+
+
+_OWN = _OwnBuckets()
 
 
 def _log_once(error: redis.RedisError) -> None:

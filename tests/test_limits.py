@@ -126,15 +126,45 @@ def test_headers_tell_policy_and_rest(app: Flask) -> None:
     assert caught.value.allowance.headers()["RateLimit"] == '"publish";r=45;t=5'
 
 
-def test_without_redis_everybody_passes_and_it_is_logged_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.fixture
+def without_redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Flask:
+    """An app whose Redis is away, in a process that has counted nothing yet."""
+    monkeypatch.setattr(limits, "_OWN", limits._OwnBuckets())
+    environ = {"DATA_DIR": str(tmp_path), "REDIS_URL": f"unix://{tmp_path}/none.sock"}
+    return create_app(Config.from_env(environ))
+
+
+def test_without_redis_a_process_counts_for_itself_and_it_is_logged_once(
+    without_redis: Flask, caplog: pytest.LogCaptureFixture
 ) -> None:
-    app = create_app(
-        Config.from_env({"DATA_DIR": str(tmp_path), "REDIS_URL": f"unix://{tmp_path}/none.sock"})
-    )
+    with without_redis.app_context():
+        left = [limits.check("sign-in", "a", per_minute=3).remaining for _ in range(3)]
+        with pytest.raises(LimitExceeded) as caught:
+            limits.check("sign-in", "a", per_minute=3)
+        other = limits.check("sign-in", "b", per_minute=3)
 
-    with app.app_context():
-        for _ in range(3):
-            assert limits.check("address", "a", 99, per_second=1).remaining == 1
-
+    assert (left, other.remaining) == ([2, 1, 0], 2)
+    assert 1 <= caught.value.retry_after_s <= 20
     assert [record.message for record in caplog.records] == ["limits.unavailable"]
+
+
+def test_without_redis_tokens_come_back_with_time_too(
+    without_redis: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(limits.clock, "monotonic", lambda: now_s)
+    with without_redis.app_context():
+        limits.check("sign-in", "a", 6, per_minute=6)
+        now_s += 20
+
+        assert limits.check("sign-in", "a", 0, per_minute=6).remaining == 2
+
+
+def test_without_redis_a_flood_of_callers_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_OWN_BUCKETS", 10)
+    own = limits._OwnBuckets()
+
+    for number in range(100):
+        own.take(str(number), 5, 60, 1)
+
+    assert len(own._kept) == 10

@@ -6,6 +6,8 @@
                                      the newest
     control messages of ours, ended replays, operations and comparisons     RETENTION_DAYS
     idempotency keys                 24 hours
+    sign-ins and one-time links      30 days, which none of them lasts
+    subscriptions that ended         as long as traces
     keys, dedupe ids, answers to control messages     kept as the protocol wants it, longer
 
 Each piece is one transaction, its size follows the time that the last one took, and the database is left to
@@ -21,13 +23,25 @@ from typing import Any
 import sqlalchemy as sa
 
 from app import clock, queue
+from app.access.sessions import LONGEST_MS
 from app.config import settings
 from app.database import Model, db, table_of, transaction
 from app.federation.controls import OPEN as OPEN_CONTROL
 from app.inbox import retention as incoming
-from app.models import ControlOut, IdempotencyKey, Operation, Reconciliation, Replay, Workspace
+from app.models import (
+    ControlOut,
+    IdempotencyKey,
+    Operation,
+    Reconciliation,
+    Replay,
+    SignIn,
+    SignInLink,
+    Subscription,
+    Workspace,
+)
 from app.outbox import retention as outgoing
 from app.outbox.retention import Place
+from app.protocol.states import LIVE_SUBSCRIPTION
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +135,12 @@ def _walks(before_ms: int, pace: Pace) -> Iterator[Iterator[int]]:
     yield _ended(ControlOut, ControlOut.created_at, before_ms, pace, closed)
     for model in (Replay, Operation, Reconciliation):
         yield _ended(model, model.finished_at, before_ms, pace)
+    # No sign-in and no link lasts so long.
+    for way_in in (SignIn, SignInLink):
+        yield _ended(way_in, way_in.created_at, clock.now_ms() - LONGEST_MS, pace)
+    long_ago_ms = clock.now_ms() - incoming.TRACE_MS
+    is_over = (Subscription.status.not_in(LIVE_SUBSCRIPTION), Subscription.updated_at < long_ago_ms)
+    yield _ended(Subscription, Subscription.created_at, long_ago_ms, pace, *is_over)
 
 
 def _own_events(workspace_id: int, before_ms: int, pace: Pace) -> Iterator[int]:

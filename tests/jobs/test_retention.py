@@ -6,6 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from app import clock, queue
+from app.access import links, sessions
 from app.database import db, transaction
 from app.inbox import retention as incoming
 from app.inbox import traces
@@ -23,8 +24,12 @@ from app.models import (
     IdempotencyKey,
     Operation,
     OperationKind,
+    Role,
+    SignIn,
+    SignInLink,
     Stream,
     StreamGap,
+    Subscription,
 )
 from app.outbox import operations
 from app.outbox import retention as outgoing
@@ -32,9 +37,10 @@ from app.outbox.dead_letters import DeliveryFilter
 from app.outbox.retention import Place
 from app.protocol.canonical import loads
 from app.protocol.messages import parse_event
-from app.protocol.states import DeliveryState
-from tests.exchange import connect, make_scene
+from app.protocol.states import DeliveryState, SubscriptionStatus
+from tests.exchange import connect, make_scene, subscribe
 from tests.reports.rows import add_delivery, add_event
+from tests.web.console.conftest import make_user
 
 DAY_MS = retention.DAY_MS
 OLD_DAYS = 31
@@ -312,3 +318,33 @@ def test_gaps_go_when_they_are_old_and_when_they_are_too_many(scene, monkeypatch
         *((crowded, number) for number in (15, 17, 19)),
         (other, 1),
     ]
+
+
+def test_sign_ins_and_links_go_when_none_of_them_can_last_any_longer(scene):
+    user = make_user(Role.VIEWER, scene.workspace)
+    with clock.frozen_at(ago(31)):
+        for agent in ("ended", "idle"):
+            sessions.begin(user.id, None, agent)
+        sessions.end(left(SignIn)[0].id)
+        links.create(user.id)
+    with clock.frozen_at(ago(29)):
+        sessions.begin(user.id, None, "young")
+        links.create(user.id)
+
+    purge()
+
+    assert [row.agent for row in left(SignIn)] == ["young"]
+    assert len(left(SignInLink)) == 1
+
+
+def test_subscriptions_that_ended_long_ago_go(scene):
+    long_ago = {"created_at": ago(500), "updated_at": ago(401)}
+    subscribe(scene.connection, "over.**", status=SubscriptionStatus.CANCELLED, **long_ago)
+    kept = [
+        subscribe(scene.connection, "lives.**", **long_ago),
+        subscribe(scene.connection, "ended.**", status=SubscriptionStatus.CANCELLED, created_at=ago(500)),
+    ]
+
+    purge()
+
+    assert [row.id for row in left(Subscription)] == [row.id for row in kept]
