@@ -58,13 +58,14 @@ def test_a_token_revoked_elsewhere_is_refused_when_the_cache_has_forgotten_it(
     workspace_id: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row, secret = tokens.create(workspace_id)
+    now = clock.monotonic()
+    monkeypatch.setattr(clock, "monotonic", lambda: now)
     tokens.find(secret)
     with db.engine.begin() as elsewhere:
         elsewhere.execute(sa.update(Token).where(Token.id == row.id).values(revoked_at=1))
 
     before = tokens.find(secret)
-    later = clock.monotonic() + tokens.CACHE_S + 0.01
-    monkeypatch.setattr(clock, "monotonic", lambda: later)
+    monkeypatch.setattr(clock, "monotonic", lambda: now + tokens.CACHE_S + 0.01)
     db.session.rollback()
     after = tokens.find(secret)
 
