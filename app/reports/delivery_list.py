@@ -19,6 +19,7 @@ from app.protocol.states import OPEN, DeliveryState
 from app.reports.connections import row_number
 from app.reports.paging import ListKey, read_cursor, write_cursor
 from app.reports.receivers import Receiver, receivers
+from app.reports.words import visible
 
 #: Rows of a page.
 PAGE = 50
@@ -366,7 +367,7 @@ def _row(row: Any, receiver: Receiver) -> DeliveryRow:
         # A connection that fails waits as a whole, whatever the row itself says.
         next_at=max(row.next_attempt_at, receiver.retry_at) if waits else None,
         error=code,
-        error_detail=" ".join(detail.split())[:_ERROR_SHOWN],
+        error_detail=visible(" ".join(detail.split())[:_ERROR_SHOWN]),
         created_at=row.created_at,
         ended_at=row.ended_at,
         delivered_at=row.delivered_at,

@@ -382,7 +382,7 @@ def test_an_open_circuit_says_when_why_and_when_it_is_tried(here: Console, conne
     said = here.follow(here.post(_path(connection, "retry")))
 
     assert "They do not answer. Next try in 2 min" in page.text
-    assert "5 failures in a row (timeout: no answer within 15 s): only one request" in page.text
+    assert "5 failures in a row (timeout: no answer within 15 s): one request" in page.text
     assert "1 delivery is held" in page.text
     assert "The back-off is reset" in said.text
     assert (_now(connection).failures, _now(connection).breaker_opened_at) == (0, None)
