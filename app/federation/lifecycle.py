@@ -55,15 +55,19 @@ def get_connection(workspace_id: int, public_id: str) -> Connection:
 
 def lock(connection_id: int) -> Connection:
     """The connection as it is now, held until the transaction ends. Raises NotFound."""
-    connection = db.session.scalar(
-        sa.select(Connection)
-        .where(Connection.id == connection_id)
-        .with_for_update()
-        .execution_options(populate_existing=True)
-    )
+    connection = db.session.scalar(_LOCKED, {"connection": connection_id})
     if connection is None:
         raise NotFound("There is no such connection.")
     return connection
+
+
+#: Read for every request of a peer, so put together once.
+_LOCKED = (
+    sa.select(Connection)
+    .where(Connection.id == sa.bindparam("connection"))
+    .with_for_update()
+    .execution_options(populate_existing=True)
+)
 
 
 def is_sending(connection: Connection) -> bool:

@@ -116,13 +116,14 @@ _MESSAGE_KEY = _NAMED_KEY.where(_KEY.c.peer_id.in_(sa.bindparam("peers", expandi
 
 def keys_of(instance_id: str, key_id: str) -> list[PinnedKey]:
     """The keys of this name over all peers that have this instanceId, the newest peer first."""
-    rows = db.session.execute(_KEYS_OF, {"key": key_id, "instance": instance_id})
+    rows = db.session.connection().execute(_KEYS_OF, {"key": key_id, "instance": instance_id})
     return [PinnedKey(KeyRecord(*row[1:]), row[0]) for row in rows]
 
 
 def message_key(peer_ids: Iterable[int], key_id: str) -> KeyRecord | None:
     """The pinned key of this name of one of these peers, whatever its status; None if there is none."""
-    row = db.session.execute(_MESSAGE_KEY, {"key": key_id, "peers": list(peer_ids)}).first()
+    asked = {"key": key_id, "peers": list(peer_ids)}
+    row = db.session.connection().execute(_MESSAGE_KEY, asked).first()
     return None if row is None else KeyRecord(*row[1:])
 
 

@@ -11,28 +11,28 @@ from app.models import Direction, Stream
 #: After so long without an event the peer is told how far the stream has come, ms (§6).
 HEARTBEAT_MS = 300_000
 
+#: Read for every request of a peer, so put together once.
+_OF_DIRECTION = (
+    sa.select(Stream)
+    .where(Stream.connection_id == sa.bindparam("connection"), Stream.direction == sa.bindparam("direction"))
+    .execution_options(populate_existing=True)
+)
+_NEWEST = _OF_DIRECTION.order_by(Stream.id.desc()).limit(1)
+_OF_EPOCH = _OF_DIRECTION.where(Stream.epoch == sa.bindparam("epoch"))
+
 
 def newest(connection_id: int, direction: Direction) -> Stream | None:
     """The current stream of one direction, as it is in the database now; None before there is one.
 
     OUTGOING: before the connection was active. INCOMING: before the first event or heartbeat.
     """
-    return db.session.scalar(
-        sa.select(Stream)
-        .where(Stream.connection_id == connection_id, Stream.direction == direction)
-        .order_by(Stream.id.desc())
-        .limit(1)
-        .execution_options(populate_existing=True)
-    )
+    return db.session.scalar(_NEWEST, {"connection": connection_id, "direction": direction})
 
 
 def of_epoch(connection_id: int, direction: Direction, epoch: str) -> Stream | None:
     """The stream with this epoch, current or old."""
-    return db.session.scalar(
-        sa.select(Stream)
-        .where(Stream.connection_id == connection_id, Stream.direction == direction, Stream.epoch == epoch)
-        .execution_options(populate_existing=True)
-    )
+    asked = {"connection": connection_id, "direction": direction, "epoch": epoch}
+    return db.session.scalar(_OF_EPOCH, asked)
 
 
 def begin(connection_id: int) -> Stream:

@@ -138,11 +138,13 @@ def receive_batch(connection: Connection, batch: EventBatch, checked: Sequence[A
     a stored event), and RateLimited for a number too far ahead, which is noted all the same, or an epoch too
     soon.
     """
+    # Read first: a transaction begins by forgetting what was read, and would read the row for its id alone.
+    connection_id = connection.id
     with transaction():
-        locked = lock(connection.id)
+        locked = lock(connection_id)
         now = now_ms()
         outcome = _receive(locked, batch, checked, now)
-        ours = signer_for(connection.id)
+        ours = signer_for(connection_id)
     if isinstance(outcome, Problem):
         raise outcome
     verdicts, contiguous = outcome
@@ -152,7 +154,7 @@ def receive_batch(connection: Connection, batch: EventBatch, checked: Sequence[A
     log.info(
         "events.received",
         extra={
-            "connection_id": connection.id,
+            "connection_id": connection_id,
             "batch_id": batch.batch_id,
             "size": len(verdicts),
             "stored": stored,

@@ -17,6 +17,7 @@ from flask import Flask
 from app import create_app, queue, server
 from app.config import Config
 from app.federation import peers, requests
+from app.federation.identity import MAX_BATCH_EVENTS
 from app.jobs import worker
 from app.models import Connection
 from app.transport.client import Client
@@ -392,7 +393,7 @@ def test_an_event_that_is_too_large_is_refused(bond: Bond) -> None:
 
 def test_a_batch_of_too_many_events_is_refused(bond: Bond) -> None:
     event = bond.peer.event("task.created")
-    batch = bond.peer.batch(bond.link, [(number, event) for number in range(1, 102)])
+    batch = bond.peer.batch(bond.link, [(number, event) for number in range(1, MAX_BATCH_EVENTS + 2)])
 
     with bond.victim.unchanged():
         answered = bond.peer.send_batch(bond.link, batch)

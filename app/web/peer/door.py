@@ -154,16 +154,19 @@ def sender_connection(sender: Sender, wire_connection_id: str) -> Connection:
 
 def find_connection(sender: Sender, wire_connection_id: str) -> Connection | None:
     """The connection that the sender means, None if there is none."""
-    return db.session.scalar(
-        sa.select(Connection)
-        .where(
-            Connection.wire_connection_id == wire_connection_id,
-            Connection.peer_id.in_(sender.peer_ids),
-            Connection.checked_at.is_not(None),
-        )
-        .order_by(Connection.id.desc())
-        .limit(1)
+    return db.session.scalar(_MEANT, {"wire_id": wire_connection_id, "peers": list(sender.peer_ids)})
+
+
+_MEANT = (
+    sa.select(Connection)
+    .where(
+        Connection.wire_connection_id == sa.bindparam("wire_id"),
+        Connection.peer_id.in_(sa.bindparam("peers", expanding=True)),
+        Connection.checked_at.is_not(None),
     )
+    .order_by(Connection.id.desc())
+    .limit(1)
+)
 
 
 def message_key(peer_id: int, instance_id: str, key_id: str) -> KeyRecord | None:
