@@ -5,7 +5,8 @@ from drills.world import Pair, World, stopped
 from tests.engines import until
 
 _MINUTE_MS = 60_000
-_DAY_MS = 24 * 60 * _MINUTE_MS
+_HOUR_MS = 60 * _MINUTE_MS
+_DAY_MS = 24 * _HOUR_MS
 
 
 @drill("day-away", "receiver down for a simulated day, while events are published")
@@ -54,6 +55,22 @@ def sender_behind(world: World) -> Tally:
         load.wait_for(world.breath)
         pair.alpha.restart(CLOCK_OFFSET_MS="0")
         load.wait_for(world.breath)
+    return world.prove(pair, load)
+
+
+@drill("sender-set-back", "sender's clock set back in a burst, by an hour and by a day", in_short=False)
+def sender_set_back(world: World) -> Tally:
+    """What was published before waits behind nothing that is published after."""
+    pair = world.pair()
+    with world.load(pair, "sender-set-back") as load:
+        for back_ms in (_HOUR_MS, _DAY_MS):
+            load.wait_for(world.breath)
+            failed = pair.alpha.book.failed_attempts()
+            pair.alpha.restart(CLOCK_OFFSET_MS=str(-back_ms))
+            load.wait_for(world.breath)
+            _wait_for_failure(pair, failed)
+            pair.alpha.restart(CLOCK_OFFSET_MS="0")
+            load.wait_for(world.breath)
     return world.prove(pair, load)
 
 

@@ -166,19 +166,35 @@ def claim(target: Target, now: int, most: int) -> Claim:
     A probe of an open breaker has one: the others use no attempt.
     """
     withheld = withheld_key_ids(target.connection_id) if target.has_unknown_key else []
+    late, due = _late(target, now)
     for _ in range(_MAX_PAGES):
-        rows = _read_due(target.connection_id, now, min(most, target.max_batch_events), withheld)
+        rows = _read_due(target.connection_id, now, due, min(most, target.max_batch_events), withheld)
         if not rows:
             return Claim(None)
         rows = signed_for(target, rows)
         patterns = frozenset(granted_patterns(target.connection_id))
-        good = _finish_hopeless(target, rows, patterns, now)
+        good = _finish_hopeless(target, rows, patterns, now, late)
         if good:
             counter = current_counter(target.connection_id)
             taken = fitting(good[:1] if target.is_probe else good, target.max_request_bytes)
             return Claim(_take(target, counter, taken))
     return Claim(None, more=True)
 
+
+def _late(target: Target, now: int) -> tuple[int, int]:
+    """How late it is at least, and until when what is new and due then may go, ms.
+
+    Our clock was set back if it shows less than the peer's did at its latest answer. What was published
+    before that would then wait, and what comes after be numbered first: so all that the clock before made
+    due is. A peer whose clock is ahead of a right one changes nothing: what is new waits for no back-off.
+    """
+    if not now < target.told_time < now + _MOST_BACK_MS:
+        return now, now
+    return target.told_time, target.told_time + MAX_AHEAD_MS
+
+
+#: A clock that shows so much more than ours is not the one to go by, ms.
+_MOST_BACK_MS = 7 * 86_400_000
 
 #: In the order of the index although one is as good as another: PostgreSQL, which believes that the rows of a
 #: connection lie evenly among all, would else read the table from its beginning until it meets one.
@@ -206,13 +222,14 @@ def has_due(connection_id: int, now: int) -> bool:
         return connection.execute(_DUE, {"connection_id": connection_id, "now": now}).first() is not None
 
 
-def _read_due(connection_id: int, now: int, most: int, withheld: Sequence[str]) -> list[_Row]:
+def _read_due(connection_id: int, now: int, new_until: int, most: int, withheld: Sequence[str]) -> list[_Row]:
+    """Numbered deliveries that are due now, then new ones that are due at `new_until`, ms."""
     connection = db.session.connection()
     parameters: dict[str, Any] = {"connection_id": connection_id, "now": now}
     numbered, told = (_NUMBERED_BUT_WITHHELD, {"withheld": withheld}) if withheld else (_NUMBERED, {})
     rows = list(connection.execute(numbered, {**parameters, **told, "most": most}))
     if len(rows) < most:
-        new = connection.execute(_NEW, {**parameters, "most": most - len(rows)})
+        new = connection.execute(_NEW, {**parameters, "now": new_until, "most": most - len(rows)})
         # Not past the first that waits for its key: a process that has not noticed the change yet signs later
         # events by the key before, and they must not overtake.
         rows += takewhile(lambda row: row.key_id not in withheld, new)
@@ -254,9 +271,12 @@ def _columns(row: _Row) -> Mapping[str, Any]:
 
 
 def _finish_hopeless(
-    target: Target, rows: Sequence[_Row], patterns: frozenset[str], now: int
+    target: Target, rows: Sequence[_Row], patterns: frozenset[str], now: int, late: int
 ) -> list[_Sized]:
-    """Finish what cannot be sent any more; the rest is returned, with the size that each has on the wire."""
+    """Finish what cannot be sent any more; the rest is returned, with the size that each has on the wire.
+
+    late: see `_late`. Age is counted by our own clock: no peer can make an event old.
+    """
     oldest = now - MAX_RETRY_AGE_MS
     granted = {
         event_type: is_granted(event_type, patterns) for event_type in {row.event_type for row in rows}
@@ -265,7 +285,7 @@ def _finish_hopeless(
     bad: dict[finish.Ending, list[_Row]] = {}
     early: list[_Row] = []
     for row, size in sized(rows):
-        if row.timestamp > now + MAX_AHEAD_MS:
+        if row.timestamp > late + MAX_AHEAD_MS:
             early.append(row)
         # Whoever asked for an old one to be sent again gets one more try.
         elif row.timestamp < oldest and row.trigger == "auto":

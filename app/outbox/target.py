@@ -39,6 +39,8 @@ class Target(NamedTuple):
     last_delivered_at: int
     #: When the peer's clock was last noted.
     clock_skew_at: int
+    #: What the peer's clock showed at its latest answer, ms: it is that late at least, whatever ours shows.
+    told_time: int
     #: The peer has not acknowledged one of our keys yet: what is signed by that waits.
     has_unknown_key: bool
     #: The peer asked for a replay, which is not complete.
@@ -69,6 +71,7 @@ _READ = (
         _CONNECTION.c.untold_waits,
         sa.func.coalesce(_CONNECTION.c.last_delivered_at, 0),
         sa.func.coalesce(_CONNECTION.c.clock_skew_at, 0),
+        sa.func.coalesce(_CONNECTION.c.clock_skew_at + _CONNECTION.c.clock_skew_ms, 0),
         sa.exists().where(_TOLD.c.connection_id == _CONNECTION.c.id, _TOLD.c.acknowledged.is_(None)),
         sa.exists().where(
             _REPLAY.c.connection_id == _CONNECTION.c.id,
