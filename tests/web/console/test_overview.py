@@ -56,7 +56,7 @@ def test_trouble_stands_first_and_leads_to_where_it_is_put_right(here: Console) 
         f"/w/default/connections/{failing.public_id}",
         f"/w/default/connections/{asked.public_id}",
     ]
-    assert "3 requests in a row (timeout); next try in 1 min" in page.text
+    assert "3 requests in a row (timeout) failed; next try in 1 min" in page.text
 
 
 def test_without_a_worker_it_says_how_to_start_one(here: Console) -> None:
