@@ -143,7 +143,7 @@ def features_of(peer: Peer) -> frozenset[str]:
     return _features_of(peer.document)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=32)
 def _features_of(document: str) -> frozenset[str]:
     return frozenset(orjson.loads(document).get("features", ()))
 
