@@ -17,7 +17,7 @@ from app.cli.output import (
     workspace_option,
 )
 from app.errors import RemoteInvalid
-from app.federation import connections
+from app.federation import asking, connections, trust
 from app.models import Direction
 from app.protocol.control import ControlType
 from app.protocol.states import OPEN, ConnectionStatus
@@ -38,7 +38,7 @@ def preview(url: str, output: str) -> None:
 
     Compare the fingerprint with what its people tell you by another way.
     """
-    seen = connections.preview(url)
+    seen = asking.preview(url)
     print_one(
         {
             "instanceId": seen.instance_id,
@@ -72,7 +72,7 @@ def request(
 ) -> None:
     """Ask the instance at URL for a connection with this workspace."""
     place = workspace_named(workspace)
-    made = connections.initiate(place.id, url, to_workspace, message, replace)
+    made = asking.initiate(place.id, url, to_workspace, message, replace)
     details = get_connection_details(place.id, made.public_id)
     print_one(details, output)
     if made.status is ConnectionStatus.REJECTED:
@@ -201,12 +201,12 @@ def verify(id_: str, workspace: str, output: str) -> None:
         )
 
 
-@connection.command()
+@connection.command("trust")
 @click.argument("id_", metavar="ID")
 @click.option("--refuse", is_flag=True, help="Go on with the keys that were trusted before.")
 @workspace_option
 @output_option
-def trust(id_: str, refuse: bool, workspace: str, output: str) -> None:
+def trust_keys(id_: str, refuse: bool, workspace: str, output: str) -> None:
     """Trust the new keys of the other side, which no older key vouches for.
 
     `flask connection show` has both fingerprints, the trusted one and the new one. Compare the new one with
@@ -215,7 +215,7 @@ def trust(id_: str, refuse: bool, workspace: str, output: str) -> None:
     place = workspace_named(workspace)
     row = connection_row(place.id, connection_id(place, id_))
     before = get_connection_details(place.id, row.public_id)
-    decide = connections.keys_refuse if refuse else connections.keys_accept
+    decide = trust.refuse_keys if refuse else trust.accept_keys
     decide(row.id)
     print_one(get_connection_details(place.id, row.public_id), output)
     note(
@@ -233,7 +233,7 @@ def mark_verified(id_: str, reason: str | None, workspace: str, output: str) -> 
     """Note that the pairing code was compared with the people of the other side."""
     place = workspace_named(workspace)
     row = connection_row(place.id, connection_id(place, id_))
-    connections.mark_verified(row.id, by="command line", reason=reason)
+    trust.mark_verified(row.id, by="command line", reason=reason)
     print_one(get_connection_details(place.id, row.public_id), output)
 
 

@@ -5,8 +5,14 @@
     told           which peers know how our keys stand, and telling the others
     peers          who they are, and which of their keys we trust
     lifecycle      the moves of a connection that both sides cause
-    connections    what our people do: preview, initiate, accept, suspend, resume, disconnect, verify
     look           what is at an address, stage by stage, before anything is sent there
+    asking         for a connection: preview, initiate
+    connections    what our people do with one: accept, suspend, resume, disconnect, verify, pause
+    trust          what a person says of a peer's keys: verified, accepted, refused
+    acts           what all of that has in common: the audit log, and the wait for an answer
+    streams        where the counting over a connection stands
+    clocks         how far a peer's clock is from ours
+    self_check     whether BASE_URL leads to this instance
     requests       connection requests of others, from the first byte until a person sees them
     subscriptions  which event types flow, as subscriber and as publisher
     controls       our control messages: numbered, signed, queued

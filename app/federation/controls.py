@@ -19,6 +19,9 @@ from app.models import Connection, ControlOut, ControlState
 from app.protocol.control import ControlPayload, ControlType, Payload, control_body
 from app.protocol.signing import Kind, Signer
 
+#: How long a call waits for the peer's answer before it answers with what is so.
+WAIT_S = 2.0
+
 #: Where a session keeps the connections whose messages, or whose events, go out when it commits.
 _WAKES = "tidings_control_wakes"
 _DRAINS = "tidings_drain_wakes"
@@ -86,9 +89,12 @@ def payload_of(control: ControlOut) -> dict[str, Any]:
     return payload
 
 
-def wait_for_answer(control_id: int, timeout_s: float = 2.0) -> ControlOut:
-    """The message as it stands after its answer came, or after `timeout_s`. No transaction may be open."""
-    deadline_s = clock.monotonic() + timeout_s
+def wait_for_answer(control_id: int, timeout_s: float | None = None) -> ControlOut:
+    """The message as it stands after its answer came, or after `timeout_s`; None is WAIT_S.
+
+    No transaction may be open.
+    """
+    deadline_s = clock.monotonic() + (WAIT_S if timeout_s is None else timeout_s)
     while True:
         # A new read transaction: the answer is written by another process.
         db.session.rollback()

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from app.config import is_loopback
 from app.errors import RemoteError
-from app.federation import connections, peers
-from app.federation.connections import Preview
+from app.federation import asking, peers
+from app.federation.asking import Preview
 from app.protocol.errors import InvalidRequest
 from app.transport.address import parse_origin
 from app.transport.errors import InvalidOrigin
@@ -100,7 +100,7 @@ def look(typed: str) -> Look:
         seen = (Seen(Stage.ADDRESS, False, error.detail),)
         return Look(typed, "", seen, None, "Such as https://events.example.com, or instance@host.")
     try:
-        preview = connections.preview(address.base_url)
+        preview = asking.preview(address.base_url)
     except RemoteError as problem:
         return _ended(typed, address.base_url, problem)
     except InvalidRequest as problem:

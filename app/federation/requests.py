@@ -22,7 +22,7 @@ from app.backoff import retry_delay
 from app.config import settings
 from app.database import db, transaction
 from app.errors import RemoteInvalid, RemoteUnreachable
-from app.federation import connections, identity, lifecycle, peers, receiving
+from app.federation import asking, connections, identity, lifecycle, peers, receiving
 from app.federation.peers import FetchedDocument
 from app.federation.receiving import Answered
 from app.models import Connection, ControlReceived, Direction, Peer, Workspace
@@ -65,7 +65,7 @@ def receive_stranger(message: ControlMessage, evidence: dict[str, Any], address:
         workspace = _workspace(request.to_workspace)
         if workspace is not None:
             # The same request, sent twice at once, is found by the second.
-            connections.lock_workspace(workspace.id)
+            asking.lock_workspace(workspace.id)
         known = _find_stored(message)
         if known is not None:
             return known
@@ -166,7 +166,7 @@ def show(connection: Connection) -> None:
     lifecycle.touch(connection)
     db.session.flush()
     # A request of our own is made under the same lock, so that one of the two sees the other.
-    connections.lock_workspace(connection.workspace_id)
+    asking.lock_workspace(connection.workspace_id)
     connection = lifecycle.lock(connection.id)
     if _settle_crossing(connection):
         return
@@ -233,7 +233,7 @@ def _crossing_of(theirs: Connection) -> Connection | None:
     ).all()
     for mine in rows:
         to_mine = theirs.to_workspace is None or theirs.to_workspace == mine.workspace.slug
-        if to_mine and connections.names_same_workspace(mine, theirs.remote_workspace_slug):
+        if to_mine and asking.names_same_workspace(mine, theirs.remote_workspace_slug):
             return lifecycle.lock(mine.id)
     return None
 
@@ -250,7 +250,7 @@ def _open_of_same_pair(theirs: Connection) -> int | None:
         )
         .order_by(Connection.id.desc())
     ).all()
-    same = (c for c in rows if connections.names_same_workspace(c, theirs.remote_workspace_slug))
+    same = (c for c in rows if asking.names_same_workspace(c, theirs.remote_workspace_slug))
     return next((c.id for c in same), None)
 
 

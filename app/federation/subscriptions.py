@@ -31,8 +31,6 @@ from app.protocol.states import LIVE_SUBSCRIPTION, OPEN, ConnectionStatus, Subsc
 LEASE_S = 30 * 86_400
 #: How long after its lease a subscription's events are still taken: clocks differ (§5).
 LEASE_GRACE_MS = 600_000
-#: How long a call waits for the peer's answer before it answers with what is so.
-WAIT_S = 2.0
 #: A renewal that is not answered is tried again after this.
 RENEW_AGAIN_MS = 3_600_000
 #: Until the cancel is answered, and no longer than its message is repeated.
@@ -83,7 +81,7 @@ def subscribe_to_event_type(
         db.session.flush()
         control = _request(connection, subscription)
         _note("create", subscription, after={"eventType": event_type, "connectionId": connection.public_id})
-    controls.wait_for_answer(control.id, WAIT_S)
+    controls.wait_for_answer(control.id)
     return _get(subscription.id)
 
 
@@ -113,7 +111,7 @@ def unsubscribe_from_event_type(
             wire.SubscriptionEnd(subscription.wire_subscription_id),
         )
         _note("cancel", subscription)
-    controls.wait_for_answer(control.id, WAIT_S)
+    controls.wait_for_answer(control.id)
     return _get(subscription.id)
 
 
@@ -130,7 +128,7 @@ def approve(workspace_id: int, public_id: str, reason: str | None = None) -> Sub
         )
         subscription.reason = reason
         _note("approve", subscription, after={"eventType": grant_of.event_type, "reason": reason})
-    controls.wait_for_answer(control.id, WAIT_S)
+    controls.wait_for_answer(control.id)
     return _get(subscription.id)
 
 
@@ -146,7 +144,7 @@ def reject(workspace_id: int, public_id: str, reason: str | None = None) -> Subs
             connection, subscription, SubscriptionStatus.REJECTED, ControlType.SUBSCRIPTION_REJECT, reason
         )
         _note("reject", subscription, after={"reason": reason})
-    controls.wait_for_answer(control.id, WAIT_S)
+    controls.wait_for_answer(control.id)
     return _get(subscription.id)
 
 
@@ -163,7 +161,7 @@ def revoke(workspace_id: int, public_id: str, reason: str | None = None) -> Subs
         )
         _note("revoke", subscription, after={"reason": reason})
         plugged().grants_shrank(connection.id)
-    controls.wait_for_answer(control.id, WAIT_S)
+    controls.wait_for_answer(control.id)
     return _get(subscription.id)
 
 

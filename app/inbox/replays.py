@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from app import clock
 from app.access import audit
 from app.database import db, transaction
-from app.federation import connections, controls, lifecycle, streams
+from app.federation import controls, lifecycle, streams
 from app.inbox import holes, stream
 from app.inbox.holes import Hole
 from app.models import OPEN_REPLAY, Connection, Direction, Replay, ReplayState, Stream
@@ -165,7 +165,7 @@ def _wait_for_answer(connection_id: int) -> None:
     """Wait for the answer to what was just asked over the connection, if anything was."""
     asked = controls.waiting(connection_id, ControlType.REPLAY_REQUEST)
     if asked is not None:
-        controls.wait_for_answer(asked.id, connections.WAIT_S)
+        controls.wait_for_answer(asked.id)
 
 
 # What comes of them

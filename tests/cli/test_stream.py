@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from app.cli.output import Exit
 from app.database import db, transaction
-from app.federation import connections, lifecycle
+from app.federation import controls, lifecycle
 from app.inbox import stream as streams
 from app.models import ControlOut, Replay
 from tests.cli.conftest import RunFlask
@@ -19,7 +19,7 @@ EPOCH = "11111111-1111-4111-8111-111111111111"
 @pytest.fixture
 def run(flask: RunFlask, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> RunFlask:
     """Run `flask ARGS` in the scene's workspace; nobody answers at the other side."""
-    monkeypatch.setattr(connections, "WAIT_S", 0.0)
+    monkeypatch.setattr(controls, "WAIT_S", 0.0)
     return lambda *args: flask(*args, "--workspace", scene.workspace.slug)
 
 

@@ -16,7 +16,7 @@ from app import clock
 from app.access.workspaces import ensure_default
 from app.config import settings
 from app.database import db, transaction
-from app.federation import connections, controls, identity, requests, sending, subscriptions
+from app.federation import asking, connections, controls, identity, requests, sending, subscriptions
 from app.models import Connection, ControlOut, SigningKey, Subscription, Workspace
 from app.protocol.keys import Algorithm, GeneratedKey, KeyStatus, generate, seal
 from tests.conftest import MakeApp
@@ -104,7 +104,7 @@ class Pair:
     def connect(self) -> None:
         """alpha asks, beta accepts."""
         alpha, beta = self.alpha, self.beta
-        alpha.do(connections.initiate, alpha.workspace_id, beta.url)
+        alpha.do(asking.initiate, alpha.workspace_id, beta.url)
         self.settle()
         beta.do(connections.accept, beta.connection().id)
         self.settle()
@@ -131,9 +131,8 @@ class _Quiet(WSGIRequestHandler):
 @pytest.fixture
 def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls answer at once with what is so; nobody works in the background here."""
-    monkeypatch.setattr(connections, "WAIT_S", 0.0)
+    monkeypatch.setattr(controls, "WAIT_S", 0.0)
     monkeypatch.setattr(connections, "VERIFY_WAIT_S", 0.0)
-    monkeypatch.setattr(subscriptions, "WAIT_S", 0.0)
 
 
 MakeSide = Callable[..., Side]

@@ -5,7 +5,7 @@ import pytest
 from app import clock
 from app.database import db, transaction
 from app.errors import ConnectionExists, RemoteInvalid, RemoteUnreachable
-from app.federation import connections, identity, lifecycle
+from app.federation import asking, connections, identity, lifecycle, trust
 from app.models import AuditEntry, Connection, ControlOut, ControlState, Direction, Stream
 from app.protocol.errors import Blocked, InvalidRequest, InvalidState, NotFound
 from app.protocol.states import ConnectionStatus
@@ -13,7 +13,7 @@ from tests.federation.conftest import MakeSide, Pair, Side
 
 
 def test_preview_tells_what_the_remote_says_and_stores_nothing(pair: Pair) -> None:
-    seen = pair.alpha.do(connections.preview, pair.beta.url)
+    seen = pair.alpha.do(asking.preview, pair.beta.url)
 
     assert (seen.name, seen.base_url, seen.is_self) == ("Beta", pair.beta.url, False)
     assert abs(seen.clock_skew_ms) < 5_000
@@ -21,8 +21,8 @@ def test_preview_tells_what_the_remote_says_and_stores_nothing(pair: Pair) -> No
 
 
 def test_preview_of_an_instance_shows_the_same_pairing_code_on_both_sides(pair: Pair) -> None:
-    of_beta = pair.alpha.do(connections.preview, pair.beta.url)
-    of_alpha = pair.beta.do(connections.preview, pair.alpha.url)
+    of_beta = pair.alpha.do(asking.preview, pair.beta.url)
+    of_alpha = pair.beta.do(asking.preview, pair.alpha.url)
 
     assert of_beta.pairing_code == of_alpha.pairing_code
     assert of_beta.fingerprint != of_alpha.fingerprint
@@ -50,20 +50,20 @@ def test_each_side_begins_a_stream_and_verifies_when_it_is_first_active(connecte
 
 
 def test_a_second_request_is_refused_while_one_waits_or_is_open(pair: Pair) -> None:
-    pair.alpha.do(connections.initiate, pair.alpha.workspace_id, pair.beta.url)
+    pair.alpha.do(asking.initiate, pair.alpha.workspace_id, pair.beta.url)
 
     with pytest.raises(ConnectionExists):
-        pair.alpha.do(connections.initiate, pair.alpha.workspace_id, pair.beta.url)
+        pair.alpha.do(asking.initiate, pair.alpha.workspace_id, pair.beta.url)
     with pytest.raises(ConnectionExists):
         pair.alpha.do(
-            connections.initiate, pair.alpha.workspace_id, pair.beta.url, to_workspace="other", replace=True
+            asking.initiate, pair.alpha.workspace_id, pair.beta.url, to_workspace="other", replace=True
         )
 
 
 def test_an_open_connection_is_replaced_when_the_new_one_is_accepted(connected: Pair) -> None:
     old = connected.alpha.connection().id
 
-    connected.alpha.do(connections.initiate, connected.alpha.workspace_id, connected.beta.url, replace=True)
+    connected.alpha.do(asking.initiate, connected.alpha.workspace_id, connected.beta.url, replace=True)
     connected.settle()
     asked = connected.beta.connection()
     connected.beta.do(connections.accept, asked.id)
@@ -87,7 +87,7 @@ def test_after_a_disconnect_a_new_request_makes_a_new_connection(connected: Pair
 
 
 def test_only_the_asked_side_answers_a_request(pair: Pair) -> None:
-    mine = pair.alpha.do(connections.initiate, pair.alpha.workspace_id, pair.beta.url)
+    mine = pair.alpha.do(asking.initiate, pair.alpha.workspace_id, pair.beta.url)
     pair.settle()
 
     with pytest.raises(InvalidState):
@@ -97,7 +97,7 @@ def test_only_the_asked_side_answers_a_request(pair: Pair) -> None:
 
 
 def test_a_rejection_ends_it_on_both_sides_with_its_reason(pair: Pair) -> None:
-    pair.alpha.do(connections.initiate, pair.alpha.workspace_id, pair.beta.url)
+    pair.alpha.do(asking.initiate, pair.alpha.workspace_id, pair.beta.url)
     pair.settle()
 
     pair.beta.do(connections.reject, pair.beta.connection().id, "not now")
@@ -108,7 +108,7 @@ def test_a_rejection_ends_it_on_both_sides_with_its_reason(pair: Pair) -> None:
 
 
 def test_a_request_can_be_taken_back_before_it_is_answered(pair: Pair) -> None:
-    mine = pair.alpha.do(connections.initiate, pair.alpha.workspace_id, pair.beta.url)
+    mine = pair.alpha.do(asking.initiate, pair.alpha.workspace_id, pair.beta.url)
     pair.settle()
 
     pair.alpha.do(connections.disconnect, mine.id)
@@ -170,7 +170,7 @@ def test_what_comes_in_is_taken_until_the_peer_knows_of_the_suspension(connected
 
 
 def test_what_comes_in_is_taken_from_the_accept_on(pair: Pair) -> None:
-    pair.alpha.do(connections.initiate, pair.alpha.workspace_id, pair.beta.url)
+    pair.alpha.do(asking.initiate, pair.alpha.workspace_id, pair.beta.url)
     pair.settle()
 
     accepted = pair.beta.do(connections.accept, pair.beta.connection().id)
@@ -224,7 +224,7 @@ def test_verify_says_when_the_other_side_is_away(connected: Pair) -> None:
 
 def test_an_instance_does_not_connect_to_itself(pair: Pair) -> None:
     with pytest.raises(InvalidRequest, match="itself"):
-        pair.alpha.do(connections.initiate, pair.alpha.workspace_id, pair.alpha.url)
+        pair.alpha.do(asking.initiate, pair.alpha.workspace_id, pair.alpha.url)
 
 
 def test_a_blocked_instance_is_not_asked(make_side: MakeSide) -> None:
@@ -232,13 +232,13 @@ def test_a_blocked_instance_is_not_asked(make_side: MakeSide) -> None:
     alpha = make_side(FEDERATION_BLOCKED=beta.url)
 
     with pytest.raises(Blocked):
-        alpha.do(connections.initiate, alpha.workspace_id, beta.url)
+        alpha.do(asking.initiate, alpha.workspace_id, beta.url)
 
 
 @pytest.mark.parametrize("url", ["ftp://x.example", "http://x.example/path", "http://[", ""])
 def test_a_url_that_is_no_origin_is_refused_by_its_pointer(pair: Pair, url: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        pair.alpha.do(connections.preview, url)
+        pair.alpha.do(asking.preview, url)
 
     assert refused.value.errors[0].pointer == "/remoteUrl"
 
@@ -246,12 +246,12 @@ def test_a_url_that_is_no_origin_is_refused_by_its_pointer(pair: Pair, url: str)
 def test_a_server_that_is_no_instance_is_invalid_and_one_that_is_away_unreachable(pair: Pair) -> None:
     pair.beta.server.app = lambda _environ, start: (start("200 OK", []), [b"{}"])[1]
     with pytest.raises(RemoteInvalid):
-        pair.alpha.do(connections.preview, pair.beta.url)
+        pair.alpha.do(asking.preview, pair.beta.url)
 
     pair.beta.server.shutdown()
     pair.beta.server.server_close()
     with pytest.raises(RemoteUnreachable):
-        pair.alpha.do(connections.initiate, pair.alpha.workspace_id, pair.beta.url)
+        pair.alpha.do(asking.initiate, pair.alpha.workspace_id, pair.beta.url)
 
 
 def test_policy_accepts_the_origins_that_it_names(make_side: MakeSide) -> None:
@@ -259,14 +259,14 @@ def test_policy_accepts_the_origins_that_it_names(make_side: MakeSide) -> None:
     beta = make_side(FEDERATION_AUTO_ACCEPT=alpha.url)
     pair = Pair(alpha, beta)
 
-    alpha.do(connections.initiate, alpha.workspace_id, beta.url)
+    alpha.do(asking.initiate, alpha.workspace_id, beta.url)
     pair.settle()
 
     assert alpha.connection().status == beta.connection().status == ConnectionStatus.ACTIVE
 
 
 def test_a_request_to_an_unknown_workspace_is_dropped_without_a_word(pair: Pair) -> None:
-    pair.alpha.do(connections.initiate, pair.alpha.workspace_id, pair.beta.url, to_workspace="nowhere")
+    pair.alpha.do(asking.initiate, pair.alpha.workspace_id, pair.beta.url, to_workspace="nowhere")
     pair.settle()
 
     assert pair.beta.rows(Connection) == []
@@ -276,7 +276,7 @@ def test_a_request_to_an_unknown_workspace_is_dropped_without_a_word(pair: Pair)
 
 
 def test_an_unanswered_request_expires_on_both_sides_without_a_message(pair: Pair) -> None:
-    pair.alpha.do(connections.initiate, pair.alpha.workspace_id, pair.beta.url)
+    pair.alpha.do(asking.initiate, pair.alpha.workspace_id, pair.beta.url)
     pair.settle()
     sent = len(pair.alpha.rows(ControlOut))
 
@@ -292,7 +292,7 @@ def test_an_unanswered_request_expires_on_both_sides_without_a_message(pair: Pai
 def test_requests_that_cross_become_one_connection(pair: Pair, first: str) -> None:
     sides = (pair.alpha, pair.beta) if first == "alpha" else (pair.beta, pair.alpha)
     for side, other in (sides, sides[::-1]):
-        side.do(connections.initiate, side.workspace_id, other.url)
+        side.do(asking.initiate, side.workspace_id, other.url)
 
     pair.settle()
 
@@ -308,8 +308,8 @@ def test_requests_that_cross_become_one_connection(pair: Pair, first: str) -> No
 def test_a_crossed_rejection_that_comes_first_is_remembered(pair: Pair) -> None:
     small, large = sorted((pair.alpha, pair.beta), key=_instance_id)
     # The smaller one asks, but its request is not sent yet; the larger one's arrives and is rejected first.
-    small.do(connections.initiate, small.workspace_id, large.url)
-    large.do(connections.initiate, large.workspace_id, small.url)
+    small.do(asking.initiate, small.workspace_id, large.url)
+    large.do(asking.initiate, large.workspace_id, small.url)
     large.work()
     [own] = small.rows(Connection, Connection.direction == Direction.OUTGOING)
     [request] = small.rows(ControlOut, ControlOut.connection_id == own.id)
@@ -353,7 +353,7 @@ def test_a_pause_holds_one_direction_and_is_told_to_nobody(connected: Pair) -> N
 
 
 def test_what_a_person_compared_is_noted(connected: Pair) -> None:
-    marked = connected.alpha.do(connections.mark_verified, connected.alpha.connection().id, "ada", "by phone")
+    marked = connected.alpha.do(trust.mark_verified, connected.alpha.connection().id, "ada", "by phone")
 
     assert marked.verified_at is not None
     assert marked.verified_how == '{"by": "ada", "reason": "by phone"}'

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from app import clock
 from app.database import db, transaction
-from app.federation import connections, identity, lifecycle, peers, sending
+from app.federation import identity, lifecycle, peers, sending, trust
 from app.federation.controls import queue_control
 from app.models import ControlOut, ControlState, Peer, PeerKey, SigningKey
 from app.protocol.control import ControlType, KeysChanged
@@ -100,7 +100,7 @@ def test_a_person_may_trust_the_new_key(connected: Pair, later: clock.FrozenCloc
     key_id = rotate(connected.alpha, vouched=False)
     say_something(connected.alpha)
 
-    connected.beta.do(connections.keys_accept, connected.beta.connection().id)
+    connected.beta.do(trust.accept_keys, connected.beta.connection().id)
 
     assert not connected.beta.connection().key_review
     assert say_something(connected.alpha).state == ControlState.ANSWERED
@@ -115,7 +115,7 @@ def test_a_key_that_a_person_refused_is_not_asked_about_again(
     rotate(connected.alpha, vouched=False)
     say_something(connected.alpha)
 
-    connected.beta.do(connections.keys_refuse, connected.beta.connection().id)
+    connected.beta.do(trust.refuse_keys, connected.beta.connection().id)
     later.advance(11_000)
     said = say_something(connected.alpha)
 
@@ -124,7 +124,7 @@ def test_a_key_that_a_person_refused_is_not_asked_about_again(
 
 
 def test_without_a_key_in_question_there_is_nothing_to_decide(connected: Pair) -> None:
-    for decide in (connections.keys_accept, connections.keys_refuse):
+    for decide in (trust.accept_keys, trust.refuse_keys):
         with pytest.raises(InvalidState):
             connected.beta.do(decide, connected.beta.connection().id)
 

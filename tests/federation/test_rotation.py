@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from app import clock
 from app.database import db, transaction
-from app.federation import calls, connections, identity, outside, rotation, told
+from app.federation import calls, connections, identity, outside, rotation, told, trust
 from app.models import (
     Connection,
     ControlOut,
@@ -409,7 +409,7 @@ def test_after_a_person_trusts_the_new_keys_all_that_waited_goes(
     review = alpha.connection().key_review
     later.advance(20_000)
 
-    alpha.do(connections.keys_accept, alpha.connection().id)
+    alpha.do(trust.accept_keys, alpha.connection().id)
     pair.settle()
     beta.do(drain, beta.connection().id)
 

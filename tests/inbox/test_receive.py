@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from app import clock
 from app.database import db, transaction
-from app.federation import connections
+from app.federation import controls
 from app.federation.identity import list_keys, signer
 from app.federation.peers import message_key
 from app.inbox import replays
@@ -310,7 +310,7 @@ def test_time_is_checked_before_anything_else(scene, take):
 
 
 def test_an_old_event_is_taken_in_a_replay_that_was_asked_for(scene, take, monkeypatch):
-    monkeypatch.setattr(connections, "WAIT_S", 0.0)
+    monkeypatch.setattr(controls, "WAIT_S", 0.0)
     old = clock.now_ms() - 20 * DAY_MS
     asked = replays.request(scene.connection.id, replays.Wanted(), requested_by="test").replay_id
 
@@ -464,7 +464,7 @@ def gone(scene, take, stored):
 @pytest.fixture
 def asked(scene, monkeypatch):
     """A replay that we asked for."""
-    monkeypatch.setattr(connections, "WAIT_S", 0.0)
+    monkeypatch.setattr(controls, "WAIT_S", 0.0)
     return replays.request(scene.connection.id, replays.Wanted(), requested_by="test").replay_id
 
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from app import clock
 from app.clock import FrozenClock
 from app.database import db, transaction
-from app.federation import connections, lifecycle, sending
+from app.federation import controls, lifecycle, sending
 from app.inbox import holes, replays
 from app.inbox import stream as streams
 from app.models import ControlOut, Direction, Replay, ReplayState, Stream
@@ -228,7 +228,7 @@ def test_what_a_replay_brings_is_counted_and_fills_the_hole(scene, take, time):
 
 
 def test_a_replay_far_ahead_of_what_came_is_taken_if_we_asked_for_it(scene, take, monkeypatch):
-    monkeypatch.setattr(connections, "WAIT_S", 0.0)
+    monkeypatch.setattr(controls, "WAIT_S", 0.0)
     take_some(scene, take, 1)
     with transaction():
         lifecycle.lock(scene.connection.id)
@@ -242,7 +242,7 @@ def test_a_replay_far_ahead_of_what_came_is_taken_if_we_asked_for_it(scene, take
 
 
 def test_a_replay_that_is_served_in_parts_is_asked_for_again_from_where_it_ended(scene, monkeypatch):
-    monkeypatch.setattr(connections, "WAIT_S", 0.0)
+    monkeypatch.setattr(controls, "WAIT_S", 0.0)
     wanted = replays.Wanted(from_sequence=1, to_sequence=900, since=5, event_types=["task.*"])
     replay = replays.request(scene.connection.id, wanted, requested_by="somebody")
 
@@ -269,7 +269,7 @@ def test_a_replay_of_which_nothing_comes_for_an_hour_has_failed(scene, take, tim
 
 
 def test_the_end_of_a_connection_ends_its_replays(scene, monkeypatch):
-    monkeypatch.setattr(connections, "WAIT_S", 0.0)
+    monkeypatch.setattr(controls, "WAIT_S", 0.0)
     replays.request(scene.connection.id, replays.Wanted(), requested_by="somebody")
 
     with transaction():
@@ -304,7 +304,7 @@ def test_only_an_active_connection_can_be_asked(scene):
 
 
 def test_the_answer_to_a_request_that_was_refused_says_why(scene, monkeypatch):
-    monkeypatch.setattr(connections, "WAIT_S", 0.0)
+    monkeypatch.setattr(controls, "WAIT_S", 0.0)
     replay = replays.request(scene.connection.id, replays.Wanted(), requested_by="somebody")
 
     answer(scene, replay, code="replay_gone")
@@ -315,7 +315,7 @@ def test_the_answer_to_a_request_that_was_refused_says_why(scene, monkeypatch):
 
 
 def test_a_second_replay_waits_for_the_end_of_the_first(scene, monkeypatch, time):
-    monkeypatch.setattr(connections, "WAIT_S", 0.0)
+    monkeypatch.setattr(controls, "WAIT_S", 0.0)
     first = replays.request(scene.connection.id, replays.Wanted(from_sequence=1), requested_by="somebody")
     second = replays.request(scene.connection.id, replays.Wanted(from_sequence=2), requested_by="somebody")
     replays.sweep()
@@ -331,7 +331,7 @@ def test_a_second_replay_waits_for_the_end_of_the_first(scene, monkeypatch, time
 
 
 def test_a_peer_that_serves_another_replay_is_asked_again_and_nothing_else_waits(scene, monkeypatch, time):
-    monkeypatch.setattr(connections, "WAIT_S", 0.0)
+    monkeypatch.setattr(controls, "WAIT_S", 0.0)
 
     class Peer:
         def post(self, url: str, body: bytes, headers: Any, **_options: Any) -> Any:
@@ -356,7 +356,7 @@ def test_a_peer_that_serves_another_replay_is_asked_again_and_nothing_else_waits
 
 
 def test_the_request_is_of_the_type_that_the_protocol_names(scene, monkeypatch):
-    monkeypatch.setattr(connections, "WAIT_S", 0.0)
+    monkeypatch.setattr(controls, "WAIT_S", 0.0)
 
     replays.request(scene.connection.id, replays.Wanted(since=1), requested_by="somebody")
 

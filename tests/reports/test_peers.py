@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from app.clock import now_ms
 from app.config import settings
 from app.database import db, transaction
-from app.federation import connections, controls, lifecycle, rotation
+from app.federation import controls, lifecycle, rotation, trust
 from app.federation.identity import ensure_identity
 from app.models import Connection, Direction, Stream
 from app.protocol.control import ControlType, Verification
@@ -148,7 +148,7 @@ def test_the_history_goes_on_before_the_last_entry_and_leaves_heartbeats_out(sce
         for _ in range(3):
             controls.queue_control(connection, ControlType.VERIFICATION, Verification("s"))
     for reason in ("a", "b", "c"):
-        connections.mark_verified(scene.connection.id, "ann", reason)
+        trust.mark_verified(scene.connection.id, "ann", reason)
 
     first, older = handshake.history(scene.connection, limit=4)
     rest, _ = handshake.history(scene.connection, older, limit=4)

@@ -254,8 +254,7 @@ def _nobody(_environ: Any, _start: Any) -> Any:
 def _no_wait() -> Iterator[None]:
     """Calls answer at once with what is so; nobody works in the background here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connections, "WAIT_S", 0.0)
-        patch.setattr(subscriptions, "WAIT_S", 0.0)
+        patch.setattr(controls, "WAIT_S", 0.0)
         yield
 
 

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.database import db, transaction
-from app.federation.connections import initiate, preview
+from app.federation.asking import initiate, preview
 from app.models import Connection
 from app.protocol.errors import Problem
 from app.transport.client import Client

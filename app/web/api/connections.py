@@ -10,7 +10,7 @@ from app.errors import (
     RemoteInvalid,
     RemoteUnreachable,
 )
-from app.federation import connections
+from app.federation import asking, connections, trust
 from app.inbox import replays
 from app.models import Direction
 from app.reports.connections import (
@@ -57,7 +57,7 @@ def _step(name: str, body: type[Body], *problems: type[Problem]) -> Callable[[Vi
 )
 def preview_connection(_bearer: Bearer, body: Preview) -> PreviewDetails:
     """Look at what a remote instance says of itself. Nothing is stored."""
-    seen = connections.preview(body.remote_url)
+    seen = asking.preview(body.remote_url)
     return PreviewDetails(
         instanceId=seen.instance_id,
         name=seen.name,
@@ -90,7 +90,7 @@ def initiate_connection(bearer: Bearer, body: Initiate) -> ConnectionDetails:
     A second request to an instance and workspace with a waiting or open connection is refused, but with
     `replace` an open one is asked to be replaced.
     """
-    connection = connections.initiate(
+    connection = asking.initiate(
         bearer.workspace_id,
         body.remote_url,
         to_workspace=body.to_workspace,
@@ -186,7 +186,7 @@ def unpause_connection(bearer: Bearer, connection_id: str, body: Steering) -> Co
 @_step("mark-verified", Steering)
 def mark_verified(bearer: Bearer, connection_id: str, body: Steering) -> ConnectionDetails:
     """Note that a person compared the pairing code with the other side."""
-    connections.mark_verified(
+    trust.mark_verified(
         connection_row(bearer.workspace_id, connection_id).id, by=f"token {bearer.prefix}", reason=body.reason
     )
     return get_connection_details(bearer.workspace_id, connection_id)
@@ -195,14 +195,14 @@ def mark_verified(bearer: Bearer, connection_id: str, body: Steering) -> Connect
 @_step("keys/accept", Steering, *REMOTE)
 def accept_keys(bearer: Bearer, connection_id: str, body: Steering) -> ConnectionDetails:
     """Trust the peer's new keys, which no older key vouches for."""
-    connections.keys_accept(connection_row(bearer.workspace_id, connection_id).id)
+    trust.accept_keys(connection_row(bearer.workspace_id, connection_id).id)
     return get_connection_details(bearer.workspace_id, connection_id)
 
 
 @_step("keys/refuse", Steering)
 def refuse_keys(bearer: Bearer, connection_id: str, body: Steering) -> ConnectionDetails:
     """Go on with the keys that were trusted before."""
-    connections.keys_refuse(connection_row(bearer.workspace_id, connection_id).id)
+    trust.refuse_keys(connection_row(bearer.workspace_id, connection_id).id)
     return get_connection_details(bearer.workspace_id, connection_id)
 
 

@@ -9,7 +9,7 @@ from flask.typing import ResponseReturnValue
 
 from app import limits
 from app.access import users
-from app.federation import connections
+from app.federation import connections, trust
 from app.models import Connection, Direction, Role, Workspace
 from app.protocol.errors import NotFound, Problem
 from app.protocol.states import WAITING, ConnectionStatus
@@ -127,9 +127,7 @@ def mark_verified(workspace: Workspace, connection_id: UUID) -> ResponseReturnVa
         given = (form.whom.data or "").strip()
         whom = f", with {given}" if given else ""
         with problems(form):
-            connections.mark_verified(
-                connection.id, by=gate.current_user().email, reason=f"{form.how.data}{whom}"
-            )
+            trust.mark_verified(connection.id, by=gate.current_user().email, reason=f"{form.how.data}{whom}")
             url = one_url(workspace, connection.public_id, "verify")
             return redirect_done(url, f"{name_of(connection)} is marked as verified.")
     return show_verify(workspace, connection, form)
@@ -139,16 +137,14 @@ def mark_verified(workspace: Workspace, connection_id: UUID) -> ResponseReturnVa
 @page(Role.ADMIN)
 def keys_accept(workspace: Workspace, connection_id: UUID) -> ResponseReturnValue:
     """Trust the new keys."""
-    return _decide(
-        workspace, connection_id, connections.keys_accept, "The new key is trusted. Compare it now."
-    )
+    return _decide(workspace, connection_id, trust.accept_keys, "The new key is trusted. Compare it now.")
 
 
 @bp.post(f"{ONE}/keys/refuse")
 @page(Role.ADMIN)
 def keys_refuse(workspace: Workspace, connection_id: UUID) -> ResponseReturnValue:
     """Keep to the keys that were trusted before."""
-    return _decide(workspace, connection_id, connections.keys_refuse, "Refused; the key from before counts.")
+    return _decide(workspace, connection_id, trust.refuse_keys, "Refused; the key from before counts.")
 
 
 @bp.route(f"{ONE}/reject", methods=["GET", "POST"])

@@ -8,7 +8,7 @@ from flask import request
 from flask.typing import ResponseReturnValue
 
 from app.errors import ConnectionExists
-from app.federation import connections, identity
+from app.federation import asking, identity
 from app.federation.look import Look, look
 from app.models import Role, Workspace
 from app.protocol.keys import Algorithm
@@ -92,7 +92,7 @@ def send(workspace: Workspace) -> ResponseReturnValue:
     if form.validate_on_submit():
         with problems(form):
             try:
-                made = connections.initiate(
+                made = asking.initiate(
                     workspace.id,
                     form.address.data,
                     _text(form.to_workspace.data),

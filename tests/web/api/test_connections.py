@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.database import db
-from app.federation import connections
+from app.federation import controls
 from app.models import ControlOut
 from tests.exchange import Scene
 from tests.web.api.conftest import Caller
@@ -35,7 +35,7 @@ def test_a_replay_of_a_range_that_ends_before_it_begins_is_refused_and_not_sent(
 def test_the_answer_to_a_replay_says_what_was_asked(
     caller: Caller, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "WAIT_S", 0.0)
+    monkeypatch.setattr(controls, "WAIT_S", 0.0)
     body = {
         "fromSequence": 3,
         "toSequence": 5,
@@ -62,7 +62,7 @@ def test_the_answer_to_a_replay_says_what_was_asked(
 def test_a_replay_without_a_body_asks_for_everything(
     caller: Caller, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "WAIT_S", 0.0)
+    monkeypatch.setattr(controls, "WAIT_S", 0.0)
 
     answer = caller.post(f"/connections/{scene.connection.public_id}/replay", {})
 

@@ -10,7 +10,7 @@ from app.access import users
 from app.clock import now_ms
 from app.config import settings
 from app.database import db, transaction
-from app.federation import connections
+from app.federation import asking
 from app.federation.identity import ensure_identity
 from app.models import AuditEntry, Connection, ControlOut, Direction, Event, Role
 from app.protocol.states import ConnectionStatus, DeliveryState, SubscriptionStatus
@@ -181,13 +181,13 @@ def test_a_look_that_ends_says_at_which_stage_and_keeps_what_was_typed(
 
 
 def test_an_instance_whose_clock_is_off_is_not_asked(pair: Pair, alpha: Console) -> None:
-    seen = connections.preview(pair.beta.url)
-    late = connections.Preview(
+    seen = asking.preview(pair.beta.url)
+    late = asking.Preview(
         **{name: getattr(seen, name) for name in seen.__slots__} | {"clock_skew_ms": -334_000}
     )
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connections, "preview", lambda _url: late)
+        patch.setattr(asking, "preview", lambda _url: late)
         page = alpha.post_page("connections/new", address=pair.beta.url)
 
     assert page.status == 422
@@ -249,7 +249,7 @@ def test_a_note_that_is_too_long_is_told_at_its_field(pair: Pair, alpha: Console
 
 def _ask(pair: Pair) -> Connection:
     """alpha asks beta; the request as beta sees it."""
-    pair.alpha.do(connections.initiate, pair.alpha.workspace_id, pair.beta.url, note="It is us, <b>alpha</b>")
+    pair.alpha.do(asking.initiate, pair.alpha.workspace_id, pair.beta.url, note="It is us, <b>alpha</b>")
     pair.settle()
     return pair.beta.connection()
 
@@ -299,7 +299,7 @@ def test_rejecting_asks_first_and_tells_the_reason(pair: Pair) -> None:
 
 
 def test_an_own_request_can_be_taken_back_without_typing(pair: Pair, alpha: Console) -> None:
-    pair.alpha.do(connections.initiate, pair.alpha.workspace_id, pair.beta.url)
+    pair.alpha.do(asking.initiate, pair.alpha.workspace_id, pair.beta.url)
     mine = pair.alpha.connection()
 
     page = alpha.page(_path(mine, "disconnect"))

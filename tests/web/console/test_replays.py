@@ -82,7 +82,7 @@ def form_of(console: Console, lane: Lane) -> dict[str, object]:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody answers here, so nobody is waited for."""
-    monkeypatch.setattr("app.federation.connections.WAIT_S", 0)
+    monkeypatch.setattr("app.federation.controls.WAIT_S", 0)
 
 
 def test_without_replays_the_page_says_what_they_are_for(console: Console) -> None:

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from app.config import settings
 from app.database import db, transaction
-from app.federation import subscriptions
+from app.federation import controls
 from app.federation.identity import ensure_identity
 from app.models import (
     AuditEntry,
@@ -31,7 +31,7 @@ HOSTILE = '"><script>alert(1)</script>\u202e'
 @pytest.fixture
 def scene(console: Console, monkeypatch: pytest.MonkeyPatch) -> Scene:
     """The default workspace with an active connection to a peer that answers late; an admin is there."""
-    monkeypatch.setattr(subscriptions, "WAIT_S", 0.0)
+    monkeypatch.setattr(controls, "WAIT_S", 0.0)
     ensure_identity(settings())
     peer = RemotePeer()
     made = Scene(console.workspace, connect(console.workspace, peer), peer)
