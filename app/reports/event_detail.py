@@ -196,7 +196,8 @@ def verdict(event: EventFacts, deliveries: Sequence[DeliveryShown]) -> Verdict:
     arrived = [delivery for delivery in going if delivery.state == "delivered"]
     if len(arrived) == len(going):
         proven = sum(delivery.is_proven for delivery in arrived)
-        who = f"{arrived[0].peer} has it" if len(going) == 1 else f"All {len(going)} peers have it"
+        several = "Both peers have it" if len(going) == 2 else f"All {len(going)} peers have it"
+        who = f"{arrived[0].peer} has it" if len(going) == 1 else several
         signed = "" if proven < len(arrived) else " and has signed" if len(going) == 1 else " and have signed"
         return Verdict("ok", f"{who}{signed and f'{signed} for it'}.", _proven_words(proven, len(arrived)))
     dead = [delivery for delivery in going if delivery.state == "dead"]
