@@ -22,7 +22,7 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 DRILL_ARGS ?=
 
-.PHONY: help demo venv run test check format bench drill screenshots lock clean
+.PHONY: help demo venv run test retest check format bench drill screenshots lock clean
 
 help: ## Show what can be made
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10

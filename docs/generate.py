@@ -1,4 +1,4 @@
-"""Make the pages of docs/reference/ from the code.
+"""Make the pages of docs/reference/ from the code, and the index of docs/decisions/ from its pages.
 
 python -m docs.generate            writes them
 python -m docs.generate --check    writes nothing; ends with 1 if a page is not what the code says
@@ -28,8 +28,11 @@ from app.reports.subscriptions import get_event_subscriptions
 from app.web.api.docs import plain_schema
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
+DECISIONS = REFERENCE.parent / "decisions"
 
 MADE = "<!-- Made by `python -m docs.generate`. Change the code, not this page. -->\n"
+
+INDEXED = "<!-- Made by `python -m docs.generate` from the headings of the pages here. -->\n"
 
 #: The service verbs, in the order in which an event meets them.
 VERBS: tuple[Callable[..., Any], ...] = (
@@ -242,6 +245,21 @@ def _shape(name: str, schema: dict[str, Any]) -> str:
     return f"### {name}\n\n{described}\n\n{table}"
 
 
+def decisions_page() -> str:
+    """The index of the decisions, from their headings."""
+    pages = sorted(DECISIONS.glob("[0-9]*.md"))
+    lines = [
+        "# Decisions\n",
+        "One page for each choice that was not obvious: what stood to choose, what was chosen, what it "
+        "costs. A decision that is changed keeps its page and names the one that follows it.\n",
+    ]
+    for page in pages:
+        heading = page.read_text(encoding="utf-8").partition("\n")[0]
+        title = heading.removeprefix("# ").partition(". ")[2]
+        lines.append(f"- [{page.name[:4]}]({page.name}) {title}")
+    return "\n".join(lines) + "\n"
+
+
 def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [heads, tuple("---" for _ in heads), *rows]
     return "".join(f"| {' | '.join(_cell(cell) for cell in line)} |\n" for line in lines)
@@ -252,7 +270,7 @@ def _cell(text: str) -> str:
 
 
 def pages() -> dict[str, str]:
-    """File name to text of every page."""
+    """Path of every page, from docs/reference/, to its text."""
     app = create_app(Config.unchecked())
     return {
         "settings.md": MADE + settings_page(),
@@ -260,12 +278,15 @@ def pages() -> dict[str, str]:
         "cli.md": MADE + cli_page(),
         "api.md": MADE + api_page(app),
         "services.md": MADE + services_page(),
+        "../decisions/README.md": INDEXED + decisions_page(),
     }
 
 
 def main() -> int:
     """Write or check the pages; the exit code."""
-    parser = argparse.ArgumentParser(description="Make the pages of docs/reference/ from the code.")
+    parser = argparse.ArgumentParser(
+        description="Make the pages that follow from the code, and from other pages."
+    )
     parser.add_argument("--check", action="store_true", help="write nothing, name the pages that differ")
     check: bool = parser.parse_args().check
     differing = []
@@ -273,11 +294,11 @@ def main() -> int:
         path = REFERENCE / name
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
-        differing.append(f"docs/reference/{name}")
+        differing.append(path.resolve().relative_to(REFERENCE.parents[1]).as_posix())
         if not check:
             path.write_text(text, encoding="utf-8")
     for name in differing:
-        print(f"{name} is not what the code says: run python -m docs.generate" if check else f"wrote {name}")
+        print(f"{name} is not up to date: run python -m docs.generate" if check else f"wrote {name}")
     return 1 if check and differing else 0
 
 
