@@ -164,9 +164,13 @@ def test_shortcuts_lead_and_select_and_the_dialog_of_all_closes_with_escape(visi
     keyboard.press("g")
     keyboard.press("d")
     page.wait_for_url("**/deliveries")
-    keyboard.press("j")
-    keyboard.press("x")
-    picked = page.locator("[data-picked]").inner_text()
+    picked = page.locator("[data-picked]")
+    for _ in range(6):  # What is being sent just now cannot be selected.
+        keyboard.press("j")
+        keyboard.press("x")
+        if picked.inner_text():
+            break
+    expect(picked).to_have_text("1 selected")
     keyboard.press("?")
     expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_be_visible()
     keyboard.press("Escape")
@@ -177,7 +181,6 @@ def test_shortcuts_lead_and_select_and_the_dialog_of_all_closes_with_escape(visi
     keyboard.press("Enter")
     expect(page).to_have_url(re.compile(r"/events\?q=type"))
 
-    assert picked == "1 selected"
     assert visitor.complaints == []
 
 
