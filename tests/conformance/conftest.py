@@ -14,7 +14,8 @@ from dataclasses import replace
 import pytest
 
 from tests.conformance import launch
-from tests.conformance.foreign_peer import ENDED, ForeignPeer
+from tests.conformance.foreign_peer import ForeignPeer
+from tests.conformance.links import ENDED
 from tests.conformance.subject import Bond, Subject
 from tests.conformance.wire import Key, new_id
 

@@ -13,57 +13,33 @@ It is strict with what it receives and can be as wrong as a test wants in what i
 from __future__ import annotations
 
 import contextlib
-import http.client
-import http.server
 import itertools
-import json
-import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.conformance import wire
+from tests.conformance.exchanges import (
+    CONNECTION,
+    EVENT,
+    EVENT_ACK,
+    EVENTS,
+    PROBLEMS,
+    SUBSCRIPTION,
+    Answer,
+    Received,
+    Refused,
+    Reply,
+    exchange,
+    matcher,
+    problem,
+    reply,
+)
+from tests.conformance.links import MOVES, SAME, Link, Remote, Stream, Subscription
+from tests.conformance.listening import Server
 from tests.conformance.wire import DOCUMENT_PATH, FEDERATION, MISSING, Key, Message, Transport, new_id, now_ms
-
-EVENT = f"{FEDERATION}/incoming/event"
-EVENTS = f"{FEDERATION}/incoming/events"
-EVENT_ACK = f"{FEDERATION}/incoming/event/ack"
-CONNECTION = f"{FEDERATION}/incoming/connection"
-SUBSCRIPTION = f"{FEDERATION}/incoming/subscription"
-
-#: Status and `retryable` of every code of §9.
-PROBLEMS = {
-    "invalid_request": (400, False),
-    "unsupported_version": (400, False),
-    "authentication_failed": (401, False),
-    "key_untrusted": (401, True),
-    "clock_skew": (401, True),
-    "invalid_issuer": (403, False),
-    "access_denied": (403, True),
-    "blocked": (403, False),
-    "connection_suspended": (403, True),
-    "not_subscribed": (403, False),
-    "not_found": (404, False),
-    "method_not_allowed": (405, False),
-    "message_id_conflict": (409, False),
-    "invalid_state": (409, False),
-    "sequence_conflict": (409, False),
-    "connection_closed": (410, False),
-    "event_expired": (410, False),
-    "replay_gone": (410, False),
-    "too_large": (413, False),
-    "unsupported_media_type": (415, False),
-    "payload_invalid": (422, False),
-    "rate_limited": (429, True),
-    "internal_error": (500, True),
-    "overloaded": (503, True),
-}
-
-ENDED = {"disconnected", "rejected", "expired"}
 
 
 def _private_keys(number: int = 8) -> Iterator[rsa.RSAPrivateKey]:
@@ -76,207 +52,6 @@ def _private_keys(number: int = 8) -> Iterator[rsa.RSAPrivateKey]:
 
 
 _PRIVATE_KEYS = _private_keys()
-
-
-class Refused(Exception):
-    """This peer refuses a request with a code of §9."""
-
-    def __init__(self, code: str, pointer: str = "", **extras: Any) -> None:
-        super().__init__(code)
-        self.code = code
-        self.extras = extras
-        if pointer:
-            self.extras["errors"] = [{"pointer": pointer, "code": "invalid", "detail": "is not allowed"}]
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What this peer answers. `hangs` keeps the connection open and says nothing."""
-
-    status: int = 200
-    body: bytes = b""
-    headers: tuple[tuple[str, str], ...] = (("Content-Type", "application/json"),)
-    hangs: bool = False
-    closes: bool = False
-
-    @property
-    def value(self) -> Any:
-        return wire.decode(self.body) if self.body else None
-
-
-def reply(value: Any, status: int = 200) -> Reply:
-    """A JSON answer."""
-    return Reply(status, wire.encode(value))
-
-
-def problem(code: str, *, status: int | None = None, retry_after: str | None = None, **members: Any) -> Reply:
-    """A problem document of §9; `members` replace or add."""
-    usual_status, retryable = PROBLEMS.get(code, (status or 400, False))
-    body = {
-        "type": f"urn:tidings:error:{code}",
-        "title": code,
-        "status": status or usual_status,
-        "detail": "said by a foreign peer",
-        "code": code,
-        "retryable": retryable,
-        "requestId": "r-1",
-        **members,
-    }
-    headers = [("Content-Type", "application/problem+json")]
-    if retry_after is not None:
-        headers.append(("Retry-After", retry_after))
-    return Reply(status or usual_status, wire.encode(wire.with_members(body, {})), tuple(headers))
-
-
-@dataclass
-class Answer:
-    """What the other side answered to a request of this peer."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def value(self) -> Any:
-        return json.loads(self.body) if self.body else None
-
-    @property
-    def code(self) -> str | None:
-        """The code of the problem document, None for anything else."""
-        is_problem = self.headers.get("content-type", "").startswith("application/problem+json")
-        return self.value["code"] if is_problem else None
-
-    @property
-    def pointers(self) -> list[str]:
-        return [error["pointer"] for error in self.value.get("errors", [])]
-
-
-@dataclass
-class Received:
-    """A request that came in and what it was answered."""
-
-    method: str
-    target: str
-    path: str
-    query: dict[str, list[str]]
-    headers: list[tuple[str, str]]
-    raw: bytes
-    value: Any = None
-    reply: Reply = field(default_factory=Reply)
-    taken: bool = False
-    wrong: str | None = None
-
-    @property
-    def type(self) -> str | None:
-        """The type of a control message."""
-        return self.value.get("type") if isinstance(self.value, dict) else None
-
-    @property
-    def payload(self) -> Message:
-        return self.value["payload"]
-
-    @property
-    def events(self) -> list[Message]:
-        """The events of a batch."""
-        return [entry["event"] for entry in self.value["events"]]
-
-    @property
-    def sequences(self) -> list[int]:
-        return [entry["sequence"] for entry in self.value["events"]]
-
-
-@dataclass
-class Remote:
-    """The other instance, as pinned."""
-
-    base_url: str
-    instance_id: str
-    keys: dict[str, Message]
-    document: Message
-
-
-@dataclass
-class Subscription:
-    """A subscription as one side of it keeps it."""
-
-    subscription_id: str
-    event_type: str
-    status: str
-    granted: str | None = None
-    lease_expires_at: int | None = None
-
-
-@dataclass
-class Stream:
-    """What came in of one stream epoch."""
-
-    epoch: str
-    filled: dict[int, str] = field(default_factory=dict)
-    contiguous: int = 0
-
-    def fill(self, sequence: int, message_id: str) -> None:
-        self.filled[sequence] = message_id
-        while self.contiguous + 1 in self.filled:
-            self.contiguous += 1
-
-
-@dataclass
-class Link:
-    """This side of one connection."""
-
-    connection_id: str
-    remote: Remote
-    status: str
-    workspace: Message
-    request_id: str = ""
-    offer: Message = field(default_factory=dict)
-    suspended_by: set[str] = field(default_factory=set)
-    control_sequence: int = 0
-    last_control_sequence: int = 0
-    answers: dict[str, tuple[str, Reply]] = field(default_factory=dict)
-    mine: dict[str, Subscription] = field(default_factory=dict)
-    theirs: dict[str, Subscription] = field(default_factory=dict)
-    epoch: str = field(default_factory=new_id)
-    head: int = 0
-    streams: dict[str, Stream] = field(default_factory=dict)
-    stored: dict[str, str] = field(default_factory=dict)
-    events: list[Message] = field(default_factory=list)
-    is_checked: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def state(self) -> str:
-        """The column of the table of §4."""
-        return "ended" if self.status in ENDED else self.status
-
-
-#: The table of §4: what a control does in a state; a code refuses, a state is gone into.
-SAME = "same"
-MOVES: dict[str, dict[str, str]] = {
-    "connection.request": dict.fromkeys(
-        ("requested", "pending", "active", "suspended", "ended"), "invalid_state"
-    ),
-    "connection.accept": {"requested": "active", "ended": "connection_closed"},
-    "connection.reject": {"requested": "rejected", "ended": "connection_closed"},
-    "connection.suspend": {"active": "suspended", "suspended": "suspended", "ended": "connection_closed"},
-    "connection.resume": {"active": SAME, "suspended": "resumed", "ended": "connection_closed"},
-    "connection.disconnect": {
-        **dict.fromkeys(("requested", "pending", "active", "suspended"), "disconnected"),
-        "ended": SAME,
-    },
-    "keys.changed": {
-        **dict.fromkeys(("requested", "pending", "active", "suspended"), SAME),
-        "ended": "connection_closed",
-    },
-}
-for _type in ("verification", "heartbeat", "gap", "subscription.cancel", "replay.complete"):
-    MOVES[_type] = {"active": SAME, "suspended": SAME, "ended": "connection_closed"}
-for _type in ("request", "approve", "reject", "revoke"):
-    MOVES[f"subscription.{_type}"] = {
-        "active": SAME,
-        "suspended": "connection_suspended",
-        "ended": "connection_closed",
-    }
-MOVES["replay.request"] = MOVES["subscription.request"]
 
 
 class ForeignPeer:
@@ -318,7 +93,7 @@ class ForeignPeer:
         self._in_flight: dict[tuple[str, str], int] = {}
         self._changed = threading.Condition(threading.RLock())
         self._released = threading.Event()
-        self._server: _Server | None = None
+        self._server: Server | None = None
         self.port = port
 
     # --- running ---
@@ -333,7 +108,7 @@ class ForeignPeer:
     def start(self) -> None:
         """Listen, on the same port as before if it ran before."""
         self._released.clear()
-        self._server = _Server(("127.0.0.1", self.port), self)
+        self._server = Server(("127.0.0.1", self.port), self.handle)
         self.port = self._server.server_address[1]
         self.base_url = f"http://127.0.0.1:{self.port}"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
@@ -390,7 +165,7 @@ class ForeignPeer:
 
         Raises AssertionError when none came in time, naming what did come.
         """
-        matches = _matcher(match)
+        matches = matcher(match)
 
         def first() -> Received | None:
             return next((one for one in self.received if not one.taken and matches(one)), None)
@@ -406,7 +181,7 @@ class ForeignPeer:
 
     def seen(self, match: Callable[[Received], bool] | str) -> list[Received]:
         """Everything that came in so far and matches."""
-        matches = _matcher(match)
+        matches = matcher(match)
         with self._changed:
             return [one for one in self.received if matches(one)]
 
@@ -420,11 +195,11 @@ class ForeignPeer:
 
         A reply is a Reply, or a function of (request, usual) where usual() gives the usual reply.
         """
-        self._scripts.append((_matcher(match), iter(replies)))
+        self._scripts.append((matcher(match), iter(replies)))
 
     def always_answer(self, match: Callable[[Received], bool] | str, given: Any) -> None:
         """Answer every matching request with this, until `answer_as_usual`."""
-        self._scripts.append((_matcher(match), iter(lambda: given, object())))
+        self._scripts.append((matcher(match), iter(lambda: given, object())))
 
     def answer_as_usual(self) -> None:
         """Forget every answer that was arranged."""
@@ -1082,97 +857,7 @@ def check_entry(said: Message, event: Message) -> None:
         assert said["error"]["retryable"] is PROBLEMS[said["error"]["code"]][1]
 
 
-def exchange(
-    base_url: str,
-    method: str,
-    path: str,
-    headers: Iterable[tuple[str, str]],
-    body: bytes | None,
-    timeout_s: float = 20.0,
-) -> Answer:
-    """One HTTP request on a connection of its own; headers may occur twice."""
-    parts = urlsplit(base_url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=timeout_s)
-    try:
-        connection.putrequest(method, path, skip_accept_encoding=True)
-        for name, value in headers:
-            connection.putheader(name, value)
-        if body is not None:
-            connection.putheader("Content-Length", str(len(body)))
-        connection.endheaders(body)
-        response = connection.getresponse()
-        named = {name.lower(): value for name, value in response.getheaders()}
-        return Answer(response.status, named, response.read())
-    finally:
-        connection.close()
-
-
-def _matcher(match: Callable[[Received], bool] | str) -> Callable[[Received], bool]:
-    if callable(match):
-        return match
-    return lambda one: match in (one.path, one.type)
-
-
-class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    allow_reuse_address = True
-    request_queue_size = 64
-
-    def __init__(self, address: tuple[str, int], peer: ForeignPeer) -> None:
-        super().__init__(address, _Handler)
-        self.peer = peer
-        self.open_sockets: set[socket.socket] = set()
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self.open_sockets.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self.open_sockets.discard(request)
-        super().shutdown_request(request)
-
-    def cut(self) -> None:
-        for one in list(self.open_sockets):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is no news."""
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: _Server
-
-    def do_GET(self) -> None:
-        self._answer(b"")
-
-    def do_POST(self) -> None:
-        self._answer(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
-
-    def _answer(self, raw: bytes) -> None:
-        parts = urlsplit(self.path)
-        request = Received(
-            self.command, self.path, parts.path, parse_qs(parts.query), list(self.headers.items()), raw
-        )
-        given = self.server.peer.handle(request)
-        if given.hangs or given.closes:
-            self.close_connection = True
-            return
-        self.send_response(given.status)
-        for name, value in given.headers:
-            self.send_header(name, value)
-        if given.status != 204:
-            self.send_header("Content-Length", str(len(given.body)))
-        self.end_headers()
-        self.wfile.write(given.body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: the peer keeps every request."""
-
-
+#: With what a test needs of the modules beside this one, so that it finds all in one place.
 __all__ = [
     "CONNECTION",
     "EVENT",
