@@ -28,6 +28,16 @@ def tell(connection_id: int, numbers: Iterable[tuple[int, int]], reason: GapReas
             queue_control(connection, ControlType.GAP, Gap(epoch, first, last, reason))
 
 
+def tell_range(connection_id: int, epoch: str, first: int, last: int, reason: GapReason) -> None:
+    """Announce that the numbers from `first` to `last` of an epoch will not come, and why.
+
+    Called inside `transaction()`; the messages go after the commit.
+    """
+    connection = lock(connection_id)
+    for start in range(first, last + 1, MAX_GAP):
+        queue_control(connection, ControlType.GAP, Gap(epoch, start, min(last, start + MAX_GAP - 1), reason))
+
+
 def runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
     """Ascending numbers as ranges, both ends included: 1, 2, 3, 7 are (1, 3) and (7, 7)."""
     found: list[tuple[int, int]] = []
