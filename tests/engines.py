@@ -29,14 +29,11 @@ from app import embedded, processes
 T = TypeVar("T")
 
 _START_WITHIN_S = 30.0
-#: Ends all other sessions of this database.
-_END_OTHERS = """
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid()
-"""
-#: What tells one schema from another.
+_END_SESSIONS = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+#: What tells one schema from another: its columns, and the version that it says it is.
 _SCHEMA = """
 SELECT md5(string_agg(concat(c.relname, a.attname, a.atttypid, a.attnotnull), ',' ORDER BY c.oid, a.attnum))
+    || (SELECT max(version_num) FROM alembic_version)
 FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid WHERE c.relnamespace = 'public'::regnamespace
 """
 #: Takes all rows out of all tables. Where there are few, this is ten times as fast as TRUNCATE, which makes
@@ -98,7 +95,7 @@ class PostgreSQL:
         return urlunsplit(parts._replace(scheme="postgresql", path=f"/{database}"))
 
     def create(self, template: str | None = None, folder: Path | None = None) -> str:
-        """Make a database, empty or a copy of another, and tell its name.
+        """Make a database, empty or a copy of another, and tell its name. The other's connections are closed.
 
         folder: where its tables lie, an empty folder that the server can write; by default beside all others.
         """
@@ -109,6 +106,8 @@ class PostgreSQL:
                     sql.Identifier(name), sql.Literal(str(folder))
                 )
             )
+        if template is not None:
+            self._end_sessions(template)
         # Named in any case: a copy would else lie where its template lies.
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} TABLESPACE {}").format(
             sql.Identifier(name),
@@ -126,6 +125,7 @@ class PostgreSQL:
     def replace(self, name: str, template: str) -> None:
         """Make a database a copy of another, whoever is still connected to it."""
         self.drop(name)
+        self._end_sessions(template)
         self._run(
             sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
         )
@@ -137,6 +137,10 @@ class PostgreSQL:
                 sql.SQL("backend_type = 'client backend' AND pid <> pg_backend_pid()")
             )
         )
+
+    def _end_sessions(self, name: str) -> None:
+        with psycopg.connect(self._admin_url, autocommit=True) as connection:
+            connection.execute(f"{_END_SESSIONS} WHERE datname = %s", [name])
 
     def _run(self, statement: sql.Composed) -> None:
         with psycopg.connect(self._admin_url, autocommit=True) as connection:
@@ -168,7 +172,7 @@ class UsedDatabases:
     def give_back(self, name: str) -> None:
         """Take all rows out of it, whoever is still connected; or drop it, if its schema is another now."""
         connection = self._connection(name)
-        connection.execute(_END_OTHERS)
+        connection.execute(f"{_END_SESSIONS} WHERE datname = current_database() AND pid <> pg_backend_pid()")
         if self._schema(connection) == self._schemas[name]:
             connection.execute(_EMPTY)
             self._free.append(name)
