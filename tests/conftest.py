@@ -6,7 +6,6 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +14,19 @@ from flask import Flask
 from flask.testing import FlaskClient
 from flask_migrate import upgrade
 from rq.timeouts import TimerDeathPenalty
-from werkzeug.routing import Rule
 
 from app import clock, create_app, queue
 from app.config import Config
 from app.database import db
-from app.federation import identity, rotation, sending
+from app.federation import sending
 from app.jobs import aside, worker
 from app.outbox import deliver
-from app.protocol import keys
-from tests import engines
+from tests import engines, shortcuts
 
 #: Kinds of tests by their marks, longest first; most tests have none.
 _KINDS = ("drill", "e2e", "browser", "")
 
 ENGINES = ("sqlite", "postgresql")
-
-#: RSA keys of a test process. Apps of one test have different ones as long as it makes fewer than these.
-_RSA_KEYS = 24
 
 #: What makes an app: settings by name, those of the fixture `settings_for` where none are given.
 MakeApp = Callable[..., Flask]
@@ -73,33 +67,10 @@ def _one_run_does_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _what_is_dear_is_made_once() -> Iterator[None]:
-    """Apps have the same rules, which take 50 ms to compile, and RSA keys take 100 ms to find."""
-    builders: dict[tuple[Any, ...], Any] = {}
-    compile_builder = Rule._compile_builder
-
-    def compiled_once(self: Rule, append_unknown: bool = True) -> Any:
-        key = (self.rule, self.subdomain, append_unknown, repr(self.defaults))
-        if key not in builders:
-            builders[key] = compile_builder(self, append_unknown)
-        return builders[key]
-
-    made: dict[int, keys.GeneratedKey] = {}
-    numbers = count()
-    generate = keys.generate
-
-    def one_of_few(algorithm: keys.Algorithm) -> keys.GeneratedKey:
-        if algorithm is not keys.Algorithm.RSA:
-            return generate(algorithm)
-        number = next(numbers) % _RSA_KEYS
-        if number not in made:
-            made[number] = generate(algorithm)
-        return made[number]
-
+def _shortcuts() -> Iterator[None]:
+    """What is the same for all tests is made once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Rule, "_compile_builder", compiled_once)
-        for module in (keys, identity, rotation):
-            patch.setattr(module, "generate", one_of_few)
+        shortcuts.take(patch)
         yield
 
 
