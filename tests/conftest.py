@@ -16,6 +16,7 @@ from flask_migrate import upgrade
 from rq.timeouts import TimerDeathPenalty
 
 from app import clock, create_app, queue
+from app.access.audit import act_as_instance
 from app.config import Config
 from app.database import db
 from app.federation import sending
@@ -64,6 +65,12 @@ def _one_run_does_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drains called by a test go on until nothing is left: on a busy machine their second is soon over."""
     monkeypatch.setattr(deliver, "RUN_S", 60.0)
     monkeypatch.setattr(sending, "YIELD_S", 60.0)
+
+
+@pytest.fixture(autouse=True)
+def _the_instance_acts() -> None:
+    """A command that a test calls acts for whoever typed it, and its process would end with it."""
+    act_as_instance()
 
 
 @pytest.fixture(scope="session", autouse=True)
