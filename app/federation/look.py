@@ -14,14 +14,11 @@ from typing import NamedTuple
 
 from app.config import is_loopback
 from app.errors import RemoteError
-from app.federation import asking, peers
+from app.federation import asking, clocks, peers
 from app.federation.asking import Preview
 from app.protocol.errors import InvalidRequest
 from app.transport.address import parse_origin
 from app.transport.errors import InvalidOrigin
-
-#: Clocks may differ by so much before nothing is accepted any more (§1.4), ms.
-MAX_SKEW_MS = 300_000
 
 #: `instance@host`, as it may stand on a card or in a mail.
 _CARD = re.compile(r"(?P<instance>[^@\s/:]{1,200})@(?P<host>[^@\s/]{1,260})")
@@ -166,8 +163,8 @@ def _judge(preview: Preview, address: _Address) -> Iterator[tuple[Seen, str]]:
     yield (
         Seen(
             Stage.CLOCK,
-            abs(preview.clock_skew_ms) <= MAX_SKEW_MS,
-            f"{skew_s:.1f} s {side} ours; up to {MAX_SKEW_MS // 1_000} s are accepted",
+            abs(preview.clock_skew_ms) <= clocks.REFUSED_MS,
+            f"{skew_s:.1f} s {side} ours; up to {clocks.REFUSED_MS // 1_000} s are accepted",
         ),
         "Ask their administrator to set the clock (NTP), or have ours set, then look again.",
     )

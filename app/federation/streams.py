@@ -1,4 +1,8 @@
-"""Streams: the one way of reading where the counting over a connection stands."""
+"""Streams: where the counting over a connection stands, and beginning anew.
+
+The newest row of a direction is the current stream. `newest` reads it for all but the drain, which reads
+plain values for every batch (`outbox.epochs`), and lists, which read those of many connections at once.
+"""
 
 import uuid
 

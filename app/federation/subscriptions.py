@@ -81,8 +81,7 @@ def subscribe_to_event_type(
         db.session.flush()
         control = _request(connection, subscription)
         _note("create", subscription, after={"eventType": event_type, "connectionId": connection.public_id})
-    controls.wait_for_answer(control.id)
-    return _get(subscription.id)
+    return _answered(subscription.id, control)
 
 
 def unsubscribe_from_event_type(
@@ -111,8 +110,7 @@ def unsubscribe_from_event_type(
             wire.SubscriptionEnd(subscription.wire_subscription_id),
         )
         _note("cancel", subscription)
-    controls.wait_for_answer(control.id)
-    return _get(subscription.id)
+    return _answered(subscription.id, control)
 
 
 def approve(workspace_id: int, public_id: str, reason: str | None = None) -> Subscription:
@@ -128,8 +126,7 @@ def approve(workspace_id: int, public_id: str, reason: str | None = None) -> Sub
         )
         subscription.reason = reason
         _note("approve", subscription, after={"eventType": grant_of.event_type, "reason": reason})
-    controls.wait_for_answer(control.id)
-    return _get(subscription.id)
+    return _answered(subscription.id, control)
 
 
 def reject(workspace_id: int, public_id: str, reason: str | None = None) -> Subscription:
@@ -144,8 +141,7 @@ def reject(workspace_id: int, public_id: str, reason: str | None = None) -> Subs
             connection, subscription, SubscriptionStatus.REJECTED, ControlType.SUBSCRIPTION_REJECT, reason
         )
         _note("reject", subscription, after={"reason": reason})
-    controls.wait_for_answer(control.id)
-    return _get(subscription.id)
+    return _answered(subscription.id, control)
 
 
 def revoke(workspace_id: int, public_id: str, reason: str | None = None) -> Subscription:
@@ -161,8 +157,7 @@ def revoke(workspace_id: int, public_id: str, reason: str | None = None) -> Subs
         )
         _note("revoke", subscription, after={"reason": reason})
         plugged().grants_shrank(connection.id)
-    controls.wait_for_answer(control.id)
-    return _get(subscription.id)
+    return _answered(subscription.id, control)
 
 
 def get_subscription(workspace_id: int, public_id: str) -> Subscription:
@@ -422,6 +417,11 @@ def _lock_outgoing(workspace_id: int, public_id: str) -> tuple[Connection, Subsc
 def _expect(subscription: Subscription, status: SubscriptionStatus) -> None:
     if subscription.status is not status:
         raise InvalidState(f"The subscription is {subscription.status.value}, not {status.value}.")
+
+
+def _answered(subscription_id: int, control: ControlOut) -> Subscription:
+    controls.wait_for_answer(control.id)
+    return _get(subscription_id)
 
 
 def _get(subscription_id: int) -> Subscription:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from app import clock, queue
 from app.database import db, table_of
-from app.federation import told
+from app.federation import clocks, told
 from app.models import (
     Connection,
     Delivery,
@@ -39,9 +39,6 @@ _LOOKED_AT = 200
 _NAMED = 3
 #: Dead letters looked at to say what most of them died of.
 _LAST_DEAD = 200
-#: Clocks this far apart are worth a word; at 300 s nothing is accepted any more (protocol.md §1.4), ms.
-SKEW_MS = 60_000
-MAX_SKEW_MS = 300_000
 #: A hole in what came in is worth a word when it is this old, ms: most are filled before.
 HOLE_MS = 300_000
 #: A key in use that ends in less than this is worth a word, ms.
@@ -243,7 +240,7 @@ def _troubled(workspace_id: int) -> Sequence[Any]:
         _CONNECTION.c.failures > 0,
         _CONNECTION.c.breaker_opened_at.is_not(None),
         sa.and_(_CONNECTION.c.status == ConnectionStatus.ACTIVE, _CONNECTION.c.verified_at.is_(None)),
-        sa.func.abs(_CONNECTION.c.clock_skew_ms) > SKEW_MS,
+        sa.func.abs(_CONNECTION.c.clock_skew_ms) > clocks.NOTABLE_MS,
     )
     return db.session.execute(
         sa.select(
@@ -321,7 +318,7 @@ def _trouble_of(row: Any) -> Iterator[Attention]:
         yield Attention(
             Kind.FAILING, f"{name} fails", f"{in_a_row} failed; next try", row.public_id, row.retry_at
         )
-    if abs(row.clock_skew_ms or 0) > SKEW_MS:
+    if abs(row.clock_skew_ms or 0) > clocks.NOTABLE_MS:
         yield _skewed(name, row)
     if row.status is ConnectionStatus.ACTIVE and row.verified_at is None and not row.key_review:
         yield Attention(
@@ -334,9 +331,13 @@ def _trouble_of(row: Any) -> Iterator[Attention]:
 
 def _skewed(name: str, row: Any) -> Attention:
     side = "ahead of" if row.clock_skew_ms > 0 else "behind"
-    limit = "more than the 300 s that are accepted" if abs(row.clock_skew_ms) > MAX_SKEW_MS else "up to 300 s"
+    is_refused = abs(row.clock_skew_ms) > clocks.REFUSED_MS
     what = f"{name}: clock {abs(row.clock_skew_ms) // 1000} s {side} ours"
-    why = limit if limit.startswith("more") else f"{limit} are accepted; one of the two needs NTP"
+    why = (
+        "more than the 300 s that are accepted"
+        if is_refused
+        else "up to 300 s are accepted; one of the two needs NTP"
+    )
     return Attention(Kind.CLOCK_SKEW, what, why, row.public_id)
 
 
