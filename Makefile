@@ -74,7 +74,8 @@ clean: ## Remove what was made here, but not the data folder
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed on PATH (or PYTHON=/path/to/it)" >&2; exit 1; }
 	@echo "making $(VENV) with $(PYTHON) ..." >&2
-	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
+		echo "$(PYTHON) cannot make a virtual environment; install its package for that (python3-venv on Debian)" >&2; exit 1; }
 
 $(RUNTIME): requirements.txt | $(BIN)/python
 	@echo "installing requirements.txt ..." >&2

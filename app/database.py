@@ -8,7 +8,7 @@ and see one snapshot. PostgreSQL runs READ COMMITTED; whoever decides by what wa
 import os
 import select
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, cast
@@ -123,6 +123,16 @@ def transaction() -> Iterator[None]:
         raise
     finally:
         session.info.pop(_WRITE, None)
+
+
+def read(statement: sa.Select[Any], parameters: Mapping[str, Any]) -> sa.CursorResult[*tuple[Any, ...]]:
+    """Plain rows of a statement, in the session's transaction and after all that the session has in hand.
+
+    For hot paths: `db.session.execute` takes longer around a small statement than the statement itself.
+    """
+    session = db.session()
+    session.flush()
+    return session.connection().execute(statement, parameters)
 
 
 def is_writing() -> bool:

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from app import clock
 from app.config import settings
-from app.database import db, table_of, transaction
+from app.database import db, read, table_of, transaction
 from app.errors import RemoteInvalid, RemoteUnreachable
 from app.federation import identity, outside
 from app.models import Connection, Peer, PeerKey
@@ -116,14 +116,14 @@ _MESSAGE_KEY = _NAMED_KEY.where(_KEY.c.peer_id.in_(sa.bindparam("peers", expandi
 
 def keys_of(instance_id: str, key_id: str) -> list[PinnedKey]:
     """The keys of this name over all peers that have this instanceId, the newest peer first."""
-    rows = db.session.connection().execute(_KEYS_OF, {"key": key_id, "instance": instance_id})
+    rows = read(_KEYS_OF, {"key": key_id, "instance": instance_id})
     return [PinnedKey(KeyRecord(*row[1:]), row[0]) for row in rows]
 
 
 def message_key(peer_ids: Iterable[int], key_id: str) -> KeyRecord | None:
     """The pinned key of this name of one of these peers, whatever its status; None if there is none."""
     asked = {"key": key_id, "peers": list(peer_ids)}
-    row = db.session.connection().execute(_MESSAGE_KEY, asked).first()
+    row = read(_MESSAGE_KEY, asked).first()
     return None if row is None else KeyRecord(*row[1:])
 
 
@@ -157,7 +157,7 @@ _DOCUMENT = sa.select(table_of(Peer).c.document).where(
 def takes_shared_signatures(peer_id: int) -> bool:
     """Whether the peer lists the feature `tree` in a document that was read within a day (§1.3)."""
     since = clock.now_ms() - MAX_VALIDITY_MS
-    document = db.session.connection().scalar(_DOCUMENT, {"peer": peer_id, "since": since})
+    document = read(_DOCUMENT, {"peer": peer_id, "since": since}).scalar()
     return document is not None and "tree" in _features_of(document)
 
 

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from app import clock
 from app.access import audit
 from app.config import settings
-from app.database import db, table_of, transaction
+from app.database import db, read, table_of, transaction
 from app.errors import SubscriptionExists
 from app.federation import controls, lifecycle, streams
 from app.federation.consequences import plugged
@@ -25,6 +25,7 @@ from app.protocol import control as wire
 from app.protocol.control import ControlType
 from app.protocol.errors import InvalidState, NotFound, invalid
 from app.protocol.event_types import check_pattern, is_subset
+from app.protocol.messages import MAX_AHEAD_MS
 from app.protocol.states import LIVE_SUBSCRIPTION, OPEN, ConnectionStatus, SubscriptionStatus
 
 #: Lease that we ask for, seconds (§5).
@@ -219,13 +220,13 @@ def grants_for(workspace_id: int) -> list[tuple[int, str]]:
     Suspended connections count: their deliveries are held.
     """
     asked = {"workspace": workspace_id, "now": clock.now_ms()}
-    return [(row[0], row[1]) for row in db.session.connection().execute(_GRANTS_FOR, asked)]
+    return [(row[0], row[1]) for row in read(_GRANTS_FOR, asked)]
 
 
 def granted_patterns(connection_id: int) -> list[str]:
     """The patterns that may be sent over a connection now."""
     asked = {"connection": connection_id, "now": clock.now_ms()}
-    return list(db.session.connection().execute(_GRANTED_PATTERNS, asked).scalars())
+    return list(read(_GRANTED_PATTERNS, asked).scalars())
 
 
 def accepted_patterns(connection_id: int, now_ms: int) -> list[str]:
@@ -235,7 +236,7 @@ def accepted_patterns(connection_id: int, now_ms: int) -> list[str]:
     was cancelled until 15 s after the peer knew.
     """
     asked = {"connection": connection_id, "now": now_ms}
-    return list(db.session.connection().execute(_ACCEPTED_PATTERNS, asked).scalars())
+    return list(read(_ACCEPTED_PATTERNS, asked).scalars())
 
 
 def is_auto_granted(pattern: str) -> bool:
@@ -262,6 +263,14 @@ def grant(connection: Connection, subscription: Subscription, event_type: str | 
         stream.epoch,
         stream.head_sequence + 1,
     )
+
+
+def excess_of(subscription: Subscription, granted: wire.Grant) -> str | None:
+    """The member of a grant that is more than was asked for (§5); None if it is all within."""
+    if not is_subset(granted.event_type, subscription.event_type):
+        return "eventType"
+    longest_ms = subscription.lease_seconds * 1000 + MAX_AHEAD_MS
+    return "leaseExpiresAt" if granted.lease_expires_at > clock.now_ms() + longest_ms else None
 
 
 def take_grant(subscription: Subscription, granted: wire.Grant) -> None:

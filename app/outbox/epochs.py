@@ -5,7 +5,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from app.clock import now_ms
-from app.database import db, table_of
+from app.database import db, read, table_of
 from app.federation import streams
 from app.models import Delivery, Direction, Stream
 from app.protocol.states import DeliveryState
@@ -45,7 +45,7 @@ _CURRENT = (
 
 def current_counter(connection_id: int) -> Counter:
     """The current stream, made if there is none. Called with the connection locked."""
-    found = db.session.connection().execute(_CURRENT, {"connection": connection_id}).one_or_none()
+    found = read(_CURRENT, {"connection": connection_id}).one_or_none()
     return Counter(*found) if found is not None else _counter(streams.begin(connection_id))
 
 

@@ -8,6 +8,9 @@ _RFC3339 = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:([Zz])|([+-])(\d\d):(\d\d))", re.ASCII
 )
 
+#: The last millisecond of the year 9999.
+LAST_MS = 253_402_300_799_999
+
 
 @overload
 def rfc3339(timestamp_ms: int) -> str: ...
@@ -16,15 +19,22 @@ def rfc3339(timestamp_ms: None) -> None: ...
 @overload
 def rfc3339(timestamp_ms: int | None) -> str | None: ...
 def rfc3339(timestamp_ms: int | None) -> str | None:
-    """`2026-01-01T00:00:00.000Z`; None stays None.
+    """`2026-01-01T00:00:00.000Z`; None stays None. Peers may tell later times than RFC 3339 can write.
 
     >>> rfc3339(1767225600000)
     '2026-01-01T00:00:00.000Z'
+    >>> rfc3339(2**53 - 1)
+    '9999-12-31T23:59:59.999Z'
     """
     if timestamp_ms is None:
         return None
-    seconds, milliseconds = divmod(timestamp_ms, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC).strftime('%Y-%m-%dT%H:%M:%S')}.{milliseconds:03d}Z"
+    milliseconds = min(timestamp_ms, LAST_MS) % 1000
+    return f"{moment(timestamp_ms).strftime('%Y-%m-%dT%H:%M:%S')}.{milliseconds:03d}Z"
+
+
+def moment(timestamp_ms: int) -> datetime:
+    """The second that a time is in, in UTC; of what is later than there are dates, the last."""
+    return datetime.fromtimestamp(min(timestamp_ms, LAST_MS) // 1000, UTC)
 
 
 def parse_rfc3339(text: str) -> int:

@@ -47,3 +47,8 @@ def test_a_time_is_written_with_milliseconds() -> None:
     assert rfc3339(1767225600007) == "2026-01-01T00:00:00.007Z"
     assert rfc3339(-1) == "1969-12-31T23:59:59.999Z"
     assert rfc3339(None) is None
+
+
+def test_a_time_beyond_all_dates_is_told_as_the_last() -> None:
+    assert rfc3339(2**53 - 1) == "9999-12-31T23:59:59.999Z"
+    assert rfc3339(253_402_300_799_999) == "9999-12-31T23:59:59.999Z"

@@ -4,9 +4,9 @@ Widths are percentages and heights pixels, so that text keeps its size whatever 
 """
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
+from app.reports.times import moment
 from app.reports.traffic import Mark, Traffic
 
 #: Pixels from the top to the base line, and of the highest bar.
@@ -98,4 +98,4 @@ def _clock(timestamp_ms: int) -> str:
 
 
 def _moment(timestamp_ms: int, form: str) -> str:
-    return datetime.fromtimestamp(timestamp_ms // 1000, UTC).strftime(form)
+    return moment(timestamp_ms).strftime(form)

@@ -1,13 +1,12 @@
 """How pages write values: times, lengths of time, ids, states. The filters and globals of the templates."""
 
 import json
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from flask import Flask
 
 from app import clock
-from app.reports.times import rfc3339
+from app.reports.times import moment, rfc3339
 from app.reports.words import shortened, visible
 
 
@@ -55,7 +54,7 @@ def words(state: str) -> str:
 
 def full(timestamp_ms: int) -> str:
     """`24 Nov 2026, 14:08:31.204 UTC`."""
-    at = _moment(timestamp_ms)
+    at = moment(timestamp_ms)
     return f"{at.day} {at:%b %Y, %H:%M:%S}.{timestamp_ms % 1000:03d} UTC"
 
 
@@ -82,7 +81,7 @@ def countdown(seconds: float) -> str:
 def when(timestamp_ms: int, show: str = "ago") -> str:
     """A time as the page shows it. show: ago, until, clock, ms, day, date, or anything else for all of it."""
     away_s = (timestamp_ms - clock.now_ms()) / 1000
-    at = _moment(timestamp_ms)
+    at = moment(timestamp_ms)
     match show:
         case "ago":
             return f"{span(-away_s)} ago"
@@ -188,7 +187,3 @@ def register(app: Flask) -> None:
         visible,
     )
     app.jinja_env.filters |= {one.__name__: one for one in filters} | {"iso": rfc3339}
-
-
-def _moment(timestamp_ms: int) -> datetime:
-    return datetime.fromtimestamp(timestamp_ms // 1000, UTC)
