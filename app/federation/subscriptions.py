@@ -25,7 +25,6 @@ from app.protocol import control as wire
 from app.protocol.control import ControlType
 from app.protocol.errors import InvalidState, NotFound, invalid
 from app.protocol.event_types import check_pattern, is_subset
-from app.protocol.messages import MAX_AHEAD_MS
 from app.protocol.states import LIVE_SUBSCRIPTION, OPEN, ConnectionStatus, SubscriptionStatus
 
 #: Lease that we ask for, seconds (§5).
@@ -267,10 +266,7 @@ def grant(connection: Connection, subscription: Subscription, event_type: str | 
 
 def excess_of(subscription: Subscription, granted: wire.Grant) -> str | None:
     """The member of a grant that is more than was asked for (§5); None if it is all within."""
-    if not is_subset(granted.event_type, subscription.event_type):
-        return "eventType"
-    longest_ms = subscription.lease_seconds * 1000 + MAX_AHEAD_MS
-    return "leaseExpiresAt" if granted.lease_expires_at > clock.now_ms() + longest_ms else None
+    return None if is_subset(granted.event_type, subscription.event_type) else "eventType"
 
 
 def take_grant(subscription: Subscription, granted: wire.Grant) -> None:

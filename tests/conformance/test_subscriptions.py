@@ -409,20 +409,6 @@ def test_more_granted_than_requested_is_refused(bond: Bond) -> None:
     assert bond.subscriptions("incoming", status="pending")
 
 
-@pytest.mark.parametrize(("beyond_s", "status"), [(200, 200), (400, 400)])
-def test_a_longer_lease_than_requested_is_refused_as_far_as_clocks_can_tell(
-    bond: Bond, beyond_s: int, status: int
-) -> None:
-    subscribe(bond)
-    lease_s = bond.peer.take("subscription.request").payload["leaseSeconds"]
-    [asked] = bond.link.theirs.values()
-
-    answer = bond.peer.approve(bond.link, asked, leaseExpiresAt=now_ms() + (lease_s + beyond_s) * 1000)
-
-    assert answer.status == status
-    assert answer.pointers == ([] if status == 200 else ["/payload/leaseExpiresAt"])
-
-
 def test_what_waits_for_its_grant_is_taken_already(bond: Bond) -> None:
     subscribe(bond)
     bond.peer.take("subscription.request")
