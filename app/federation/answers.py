@@ -13,6 +13,7 @@ from app.federation.consequences import plugged
 from app.models import Connection, ControlOut, ControlState, Direction, Subscription
 from app.protocol.control import ControlType, VerifiedControlAck, parse_grant
 from app.protocol.errors import AccessDenied, Problem
+from app.protocol.event_types import is_subset
 from app.protocol.states import (
     ENDED,
     ENDED_SUBSCRIPTION,
@@ -223,8 +224,8 @@ def _answered_request(
         except Problem as problem:
             _note_invalid(control, problem.detail)
             return
-        if excess := subscriptions.excess_of(subscription, granted):
-            _note_invalid(control, f"{excess} is more than was asked for")
+        if not is_subset(granted.event_type, subscription.event_type):
+            _note_invalid(control, f"{granted.event_type} is more than was asked for")
             return
         subscriptions.take_grant(subscription, granted)
     elif status in ENDED_SUBSCRIPTION:

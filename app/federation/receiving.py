@@ -31,6 +31,7 @@ from app.protocol.control import (
     sign_control_ack,
 )
 from app.protocol.errors import ConnectionClosed, InvalidState, KeyUntrusted, Problem, invalid
+from app.protocol.event_types import is_subset
 from app.protocol.keys import KeyStatus, merge_changed_keys
 from app.protocol.signing import Kind, Signer
 from app.protocol.states import (
@@ -356,8 +357,8 @@ def _subscription_approve(connection: Connection, message: VerifiedControl) -> V
         decide_subscriber(SubscriberEvent.APPROVE, None if subscription is None else subscription.status)
     )
     if subscription is not None and status is SubscriptionStatus.ACTIVE:
-        if excess := subscriptions.excess_of(subscription, approved.grant):
-            raise invalid(f"/payload/{excess}", "is more than was asked for")
+        if not is_subset(approved.grant.event_type, subscription.event_type):
+            raise invalid("/payload/eventType", "is more than was asked for")
         subscriptions.take_grant(subscription, approved.grant)
     return Verdict(status.value)
 

@@ -264,11 +264,6 @@ def grant(connection: Connection, subscription: Subscription, event_type: str | 
     )
 
 
-def excess_of(subscription: Subscription, granted: wire.Grant) -> str | None:
-    """The member of a grant that is more than was asked for (§5); None if it is all within."""
-    return None if is_subset(granted.event_type, subscription.event_type) else "eventType"
-
-
 def take_grant(subscription: Subscription, granted: wire.Grant) -> None:
     """Note what the publisher granted, inside the caller's transaction."""
     now_ms = clock.now_ms()

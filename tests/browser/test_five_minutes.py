@@ -1,6 +1,6 @@
 """The first five minutes with two instances, in two windows: from the printed links to a failure that healed.
 
-It is one story, so that each part begins where the one before has ended.
+It is one story and so one test: each part begins where the one before has ended, in the same process.
 """
 
 import contextlib
@@ -50,7 +50,19 @@ def windows(browser: Browser, demo: Demo) -> Iterator[Windows]:
         yield Windows(alpha, beta)
 
 
-def test_each_link_signs_in_once_and_the_checklist_begins(demo: Demo, windows: Windows) -> None:
+def test_five_minutes_lead_from_the_printed_links_to_a_failure_that_healed(
+    demo: Demo, windows: Windows
+) -> None:
+    each_link_signs_in_once_and_the_checklist_begins(demo, windows)
+    a_request_appears_in_the_other_window_with_the_same_code_and_is_accepted(windows)
+    a_test_ping_tells_the_round_trip(windows)
+    a_subscription_is_asked_for_and_approved(windows)
+    an_event_slides_in_and_both_windows_say_who_signed_what(windows)
+    what_a_broken_peer_missed_arrives_when_it_is_healed_and_all_are_retried(demo, windows)
+    comparing_the_code_on_both_sides_ends_the_checklist(windows)
+
+
+def each_link_signs_in_once_and_the_checklist_begins(demo: Demo, windows: Windows) -> None:
     for window, link, name in zip(windows, demo.links, ("alpha", "beta"), strict=True):
         window.open(link.removeprefix(window.base_url))
         window.page.get_by_role("button", name="Sign in").click()
@@ -65,7 +77,7 @@ def test_each_link_signs_in_once_and_the_checklist_begins(demo: Demo, windows: W
     assert "cannot be used" in again.text() or again.status in (404, 410)
 
 
-def test_a_request_appears_in_the_other_window_with_the_same_code_and_is_accepted(windows: Windows) -> None:
+def a_request_appears_in_the_other_window_with_the_same_code_and_is_accepted(windows: Windows) -> None:
     alpha, beta = windows.alpha.page, windows.beta.page
     alpha.get_by_role("link", name="Connect to a peer").click()
     alpha.get_by_label("Address").fill(windows.beta.base_url)
@@ -91,14 +103,14 @@ def test_a_request_appears_in_the_other_window_with_the_same_code_and_is_accepte
     assert code == shown
 
 
-def test_a_test_ping_tells_the_round_trip(windows: Windows) -> None:
+def a_test_ping_tells_the_round_trip(windows: Windows) -> None:
     windows.alpha.page.get_by_role("button", name="Send test ping").click()
 
     said = windows.alpha.page.get_by_role("status").filter(has_text="Round trip")
     expect(said).to_contain_text(re.compile(r"Round trip \d+ ms, signatures verified both ways"))
 
 
-def test_a_subscription_is_asked_for_and_approved(windows: Windows) -> None:
+def a_subscription_is_asked_for_and_approved(windows: Windows) -> None:
     alpha, beta = windows.alpha.page, windows.beta.page
     windows.alpha.open("/w/default/")
     windows.beta.open("/w/default/subscriptions/new")
@@ -117,7 +129,7 @@ def test_a_subscription_is_asked_for_and_approved(windows: Windows) -> None:
     expect(beta.locator("#subs")).to_contain_text("active", timeout=LIVE_MS + WORK_MS)
 
 
-def test_an_event_slides_in_and_both_windows_say_who_signed_what(windows: Windows) -> None:
+def an_event_slides_in_and_both_windows_say_who_signed_what(windows: Windows) -> None:
     alpha, beta = windows.alpha.page, windows.beta.page
     windows.beta.open("/w/default/events?tail=1")
     windows.alpha.open("/w/default/events")
@@ -142,7 +154,7 @@ def test_an_event_slides_in_and_both_windows_say_who_signed_what(windows: Window
     expect(alpha.locator("#top")).to_contain_text("4 of 5 done")
 
 
-def test_what_a_broken_peer_missed_arrives_when_it_is_healed_and_all_are_retried(
+def what_a_broken_peer_missed_arrives_when_it_is_healed_and_all_are_retried(
     demo: Demo, windows: Windows
 ) -> None:
     alpha, beta = windows.alpha.page, windows.beta.page
@@ -171,7 +183,7 @@ def test_what_a_broken_peer_missed_arrives_when_it_is_healed_and_all_are_retried
     expect(beta.locator("#events tbody tr")).to_have_count(4, timeout=LIVE_MS)
 
 
-def test_comparing_the_code_on_both_sides_ends_the_checklist(windows: Windows) -> None:
+def comparing_the_code_on_both_sides_ends_the_checklist(windows: Windows) -> None:
     for window in windows:
         window.open("/w/default/connections")
         window.page.locator("#connections a.main").first.click()

@@ -1,12 +1,13 @@
 """A connection to a peer that stands at the wire."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from flask import Flask
 
+from app import clock
 from app.database import db
 from app.models import Delivery
 from app.outbox import deliver
@@ -44,3 +45,10 @@ def rows(scene: Scene) -> Callable[[], list[Delivery]]:
         return list(db.session.scalars(sa.select(Delivery).order_by(Delivery.id)))
 
     return read
+
+
+@pytest.fixture
+def now() -> Iterator[clock.FrozenClock]:
+    """A clock that stands still until a test moves it."""
+    with clock.frozen_at(clock.now_ms()) as frozen:
+        yield frozen

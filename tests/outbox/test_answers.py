@@ -78,13 +78,6 @@ def engine() -> str:
     return "sqlite"
 
 
-@pytest.fixture
-def now():
-    """A clock that stands still."""
-    with clock.frozen_at(clock.now_ms()) as frozen:
-        yield frozen
-
-
 def seen(scene, rows) -> Then:
     connection, [row] = scene.reload(), rows()
     return Then(

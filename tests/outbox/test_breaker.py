@@ -5,7 +5,7 @@ import logging
 import pytest
 import sqlalchemy as sa
 
-from app import clock, queue
+from app import queue
 from app.database import db, transaction
 from app.federation import connections
 from app.federation.lifecycle import lock
@@ -58,13 +58,6 @@ def fail(scene, now, times, answer=hang):
 def engine() -> str:
     """When a breaker opens is the same whatever the database is."""
     return "sqlite"
-
-
-@pytest.fixture
-def now():
-    """A clock that stands still."""
-    with clock.frozen_at(clock.now_ms()) as frozen:
-        yield frozen
 
 
 def test_failures_in_a_row_wait_by_the_schedule_and_then_by_probes(scene, publish, now):

@@ -2,7 +2,6 @@
 
 import pytest
 
-from app import clock
 from app.database import transaction
 from app.federation.lifecycle import lock
 from app.outbox.deliver import drain
@@ -15,13 +14,6 @@ HOUR_MS = 3_600_000
 def engine() -> str:
     """What is due is the same whatever the database is."""
     return "sqlite"
-
-
-@pytest.fixture
-def now():
-    """A clock that a test sets."""
-    with clock.frozen_at(clock.now_ms()) as frozen:
-        yield frozen
 
 
 @pytest.mark.parametrize("back_ms", [60_000, HOUR_MS, 24 * HOUR_MS], ids=["minute", "hour", "day"])
